@@ -1,0 +1,321 @@
+package queue
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// Options say which queue to open.
+type Options struct {
+	// Connect dials the NATS servers. The queue passes options of its own, which must be applied last.
+	Connect func(extra ...nats.Option) (*nats.Conn, error)
+	Node    string        // name of this process in events and leases; unique in the cluster
+	Logger  *slog.Logger  // default slog.Default()
+	AckWait time.Duration // how long a silent holder keeps a job; default and minimum in production 30 s
+
+	Replicas int   // copies of each stream, 1 or 3; default 1
+	MaxBytes int64 // of stored mail; default 10 GiB. JOBS and LATER may grow to as much each
+
+	// SeenWindow is how long a message is remembered for Seen; default 1 h.
+	SeenWindow time.Duration
+
+	// Follow leaves streams and consumers to other processes and waits for them: for a role whose credentials may not
+	// make them.
+	Follow bool
+
+	// RecreateConsumers lets a consumer that is missing be made anew, although its stream has held messages. All of
+	// them are then handed out again: mail may be sent twice. The operator's decision after an incident.
+	RecreateConsumers bool
+}
+
+// DefaultAckWait is longer than the election of a stream leader (5–7 s) by a wide margin.
+const DefaultAckWait = 30 * time.Second
+
+// watermark is the share of a stream's MaxBytes above which ingress refuses new mail.
+const watermark = 0.85
+
+// Sentinels of the queue.
+var (
+	// ErrFull says that the queue is above its watermark or its limit: 452 4.3.1.
+	ErrFull = errors.New("the queue is above its watermark")
+	// ErrUnavailable says that the queue did not confirm a message: 451 4.3.0. Whether it is stored is unknown.
+	ErrUnavailable = errors.New("the queue did not confirm the message")
+	// ErrGone says that the mail of a job is no longer there: the job is done.
+	ErrGone = errors.New("the mail is gone, its job is done")
+	// ErrNotFound says that no message matches.
+	ErrNotFound = errors.New("no such message in the queue")
+)
+
+// Queue is the shared queue: everything that the roles know of JetStream. It is safe for concurrent use.
+type Queue struct {
+	o  Options
+	nc *nats.Conn // publishes, acknowledgements, pulls and reads
+	js jetstream.JetStream
+	// A server answers API calls in the read loop of the connection they come on. A listing of hundreds of thousands of
+	// subjects takes seconds, so these calls have connections of their own.
+	calls *nats.Conn
+	lists *nats.Conn
+
+	life   context.Context // of everything in hand; ends when Close gives up waiting
+	end    context.CancelFunc
+	link   atomic.Pointer[link] // of the present connection
+	wg     sync.WaitGroup       // background work of the queue itself
+	events *recorder
+	hands  hands
+	bars   map[string]*barrier
+	lines  map[string]*slots // publishes on their way, by stream
+	chunks *slots            // chunks on their way
+	slow   slowDomains
+	kv     struct{ leases jetstream.KeyValue }
+
+	spender  *spender
+	pacer    *pacer
+	seenRest atomic.Int64 // unix nanoseconds until which SEEN is left alone
+	uses     useNotes
+	settled  settledJobs
+	back     chan struct{} // the connection was made anew
+	rest     time.Duration // settleRest
+	leases   leaseFaults
+
+	full       atomic.Bool
+	fullAt     atomic.Int64 // unix nanoseconds since when; 0: it is not
+	failures   atomic.Int64 // of calls in a row; see trouble
+	failing    atomic.Int64 // unix nanoseconds of the first of them
+	lastForced atomic.Int64
+	lastOK     atomic.Int64 // unix nanoseconds of the last answer of MAIL's leader
+	suspects   suspects
+}
+
+// Open connects, brings streams and consumers to their wanted state and starts the queue's own background work.
+// Its errors say what is wrong with the given NATS and what to do.
+func Open(ctx context.Context, o Options) (*Queue, error) {
+	if o.Connect == nil || o.Node == "" {
+		return nil, errors.New("queue options need Connect and Node")
+	}
+	if o.Logger == nil {
+		o.Logger = slog.Default()
+	}
+	if o.AckWait == 0 {
+		o.AckWait = DefaultAckWait
+	}
+	if o.Replicas == 0 {
+		o.Replicas = 1
+	}
+	if o.MaxBytes == 0 {
+		o.MaxBytes = 10 << 30
+	}
+	if o.SeenWindow == 0 {
+		o.SeenWindow = time.Hour
+	}
+	q := &Queue{o: o, back: make(chan struct{}, 1), rest: settleRest}
+	q.spender = newSpender(bucketStore{casBucket{q, limitBucket}})
+	q.pacer = &pacer{store: casBucket{q, limitBucket}, clock: &q.spender.clock, time: time.Now, pause: sleep}
+	q.newLink()
+	q.life, q.end = context.WithCancel(context.Background())
+	for _, c := range []struct {
+		nc   **nats.Conn
+		name string
+	}{{&q.nc, ""}, {&q.calls, " calls"}, {&q.lists, " lists"}} {
+		var err error
+		opts := q.connOptions(c.name)
+		if c.nc == &q.nc {
+			opts = append(opts, nats.ReconnectHandler(func(*nats.Conn) { signal(q.back) }))
+		}
+		if *c.nc, err = q.o.dial(ctx, opts...); err != nil {
+			q.closeConns()
+			return nil, fmt.Errorf("connect to the queue: %w", err)
+		}
+	}
+	if err := q.open(ctx); err != nil {
+		q.end()
+		q.wg.Wait()
+		q.closeConns()
+		return nil, err
+	}
+	return q, nil
+}
+
+func (q *Queue) connOptions(name string) []nats.Option {
+	return []nats.Option{
+		nats.DisconnectErrHandler(func(*nats.Conn, error) { q.newLink() }),
+		nats.Name("postroad " + q.o.Node + name),
+		nats.MaxReconnects(-1),
+		nats.ReconnectWait(250 * time.Millisecond),
+		nats.ReconnectBufSize(-1), // a buffered publish would be sent a second time
+		nats.PingInterval(2 * time.Second),
+		nats.MaxPingsOutstanding(2),
+		nats.Timeout(3 * time.Second),
+	}
+}
+
+func (q *Queue) closeConns() {
+	for _, nc := range []*nats.Conn{q.nc, q.calls, q.lists} {
+		if nc != nil {
+			nc.Close()
+		}
+	}
+}
+
+// connectPatience is how long Open tries to reach servers that are not there: a whole cluster may be starting.
+const connectPatience = 30 * time.Second
+
+func (o *Options) dial(ctx context.Context, extra ...nats.Option) (*nats.Conn, error) {
+	deadline := time.Now().Add(connectPatience)
+	for {
+		nc, err := o.Connect(extra...)
+		absent := errors.Is(err, nats.ErrNoServers) || errors.Is(err, nats.ErrTimeout)
+		if !absent || time.Now().After(deadline) {
+			return nc, err
+		}
+		o.Logger.Warn("queue servers cannot be reached, trying on", "error", err)
+		if err := sleep(ctx, time.Second); err != nil {
+			return nil, err
+		}
+	}
+}
+
+func (q *Queue) open(ctx context.Context) error {
+	js, err := jetstream.New(q.nc, jetstream.WithDefaultTimeout(5*time.Second))
+	if err != nil {
+		return fmt.Errorf("open JetStream: %w", err)
+	}
+	q.js = js
+	if err := q.checkServer(ctx); err != nil {
+		return err
+	}
+	if err := q.ensure(ctx); err != nil {
+		return err
+	}
+	q.bars = map[string]*barrier{streamMail: {}, streamJobs: {}, streamLater: {}}
+	q.lines = map[string]*slots{streamMail: newSlots(lineLength), streamJobs: newSlots(lineLength), streamLater: newSlots(lineLength)}
+	q.chunks = newSlots(chunkLine)
+	q.hands.m = make(map[string]*hand)
+	q.events = newRecorder(q)
+	if err := q.listenSlow(); err != nil {
+		return fmt.Errorf("listen for slow domains: %w", err)
+	}
+	q.lastOK.Store(time.Now().UnixNano())
+	q.wg.Go(q.keepHands)
+	q.wg.Go(q.watchPressure)
+	if q.o.Replicas == 1 {
+		q.wg.Go(q.watchReturns)
+	}
+	q.wg.Go(func() { q.events.run(q.life) })
+	return nil
+}
+
+// Close waits for what is in hand until ctx ends, publishes the last events and closes the connection.
+func (q *Queue) Close(ctx context.Context) error {
+	err := q.hands.wait(ctx)
+	q.events.flush(context.WithoutCancel(ctx))
+	q.end()
+	q.wg.Wait()
+	q.closeConns()
+	if err != nil {
+		return fmt.Errorf("close the queue with work in hand: %w", err)
+	}
+	return nil
+}
+
+// NewID names a message before it is accepted: the Received field carries it.
+func (q *Queue) NewID() MessageID { return NewID() }
+
+// Full reports that new mail should be refused with 452. It never blocks.
+func (q *Queue) Full() bool { return q.full.Load() }
+
+// Ready is nil while the queue answers; otherwise it says why not.
+func (q *Queue) Ready() error {
+	if s := q.nc.Status(); s != nats.CONNECTED {
+		return fmt.Errorf("connection to the queue is %s", s)
+	}
+	if d := time.Since(time.Unix(0, q.lastOK.Load())); d > 10*time.Second {
+		return fmt.Errorf("the leader of stream %s has not answered for %s", streamMail, d.Round(time.Second))
+	}
+	return nil
+}
+
+// watchPressure keeps Full and Ready current.
+func (q *Queue) watchPressure() {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		full, known := false, true
+		for _, s := range []string{streamMail, streamJobs, streamLater} {
+			ctx, cancel := context.WithTimeout(q.life, 4*time.Second)
+			asked := time.Now()
+			info, err := q.streamInfo(ctx, s, "", 0)
+			cancel()
+			if err != nil {
+				known = false
+				continue
+			}
+			if s == streamMail {
+				answered := time.Now()
+				q.lastOK.Store(answered.UnixNano())
+				q.spender.clock.note(info.Time, asked, answered)
+			}
+			if m := info.Config.MaxBytes; m > 0 && float64(info.State.Bytes) > watermark*float64(m) {
+				full = true
+			}
+		}
+		if was := q.full.Load(); known && was != full {
+			q.full.Store(full)
+			q.fullAt.Store(0)
+			if full {
+				q.fullAt.Store(time.Now().UnixNano())
+			}
+			q.o.Logger.Warn("queue watermark", "full", full)
+		}
+		select {
+		case <-q.life.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+const (
+	troubleTime  = 4 * time.Second  // an election takes as long
+	forceSpacing = 10 * time.Second // a new connection needs time to show that it is better
+)
+
+// trouble counts failed calls in a row. An isolated server keeps its clients connected, so when nothing has succeeded for a
+// while the connections are made anew, to whichever server answers. What was cancelled by us says nothing.
+func (q *Queue) trouble(err error) {
+	if err == nil {
+		q.failures.Store(0)
+		return
+	}
+	if errors.Is(err, context.Canceled) || errors.Is(err, nats.ErrDisconnected) || errors.Is(err, nats.ErrConnectionReconnecting) {
+		return
+	}
+	now := time.Now().UnixNano()
+	if q.failures.Add(1) == 1 {
+		q.failing.Store(now)
+	}
+	if q.failures.Load() < 3 || now-q.failing.Load() < int64(troubleTime) {
+		return
+	}
+	last := q.lastForced.Load()
+	if now-last < int64(forceSpacing) || !q.lastForced.CompareAndSwap(last, now) {
+		return
+	}
+	q.failures.Store(0)
+	if len(q.nc.Servers()) < 2 {
+		return
+	}
+	q.o.Logger.Warn("queue does not answer, connecting anew", "error", err)
+	for _, nc := range []*nats.Conn{q.nc, q.calls, q.lists} {
+		if nc.IsConnected() {
+			_ = nc.ForceReconnect()
+		}
+	}
+}
