@@ -42,7 +42,11 @@ const (
 	codeNoCopies        = 10074 // of a server outside any cluster
 	codeNoMemory        = 10028 // max_memory_store of a single server
 	codeNoPeers         = 10005 // with room for it in the cluster
+	codeUnavailable     = 10008 // the server sees no leader of the cluster
 )
+
+// errNoLeader: a server that is cut off from the others answers INFO from its own copy, and names no leader (nats-server 2.15.2).
+var errNoLeader = errors.New("the server that answered sees no leader")
 
 func hasCode(err error, codes ...int) bool {
 	got := 0
@@ -76,18 +80,30 @@ func (q *Queue) apiOn(ctx context.Context, nc *nats.Conn, limit time.Duration, v
 	defer cancel()
 	msg, err := nc.RequestWithContext(ctx, "$JS.API."+verb+"."+name, body)
 	if err != nil {
-		q.trouble(err)
+		q.troubleOn(nc, err)
 		return fmt.Errorf("%s %s: %w", verb, name, err)
 	}
-	q.trouble(nil)
-	var failure struct {
-		Error *apiError `json:"error"`
+	var answer struct {
+		Error   *apiError `json:"error"`
+		Cluster *struct {
+			Leader string `json:"leader"`
+		} `json:"cluster"`
 	}
-	if err := json.Unmarshal(msg.Data, &failure); err != nil {
+	if err := json.Unmarshal(msg.Data, &answer); err != nil {
 		return fmt.Errorf("%s %s: %w", verb, name, err)
 	}
-	if failure.Error != nil {
-		return fmt.Errorf("%s %s: %w", verb, name, failure.Error)
+	if answer.Error != nil {
+		err = answer.Error
+	} else if answer.Cluster != nil && answer.Cluster.Leader == "" {
+		err = errNoLeader
+	}
+	if err == nil || !hasCode(err, codeUnavailable) && !errors.Is(err, errNoLeader) {
+		q.troubleOn(nc, nil)
+	} else {
+		q.troubleOn(nc, err)
+	}
+	if err != nil {
+		return fmt.Errorf("%s %s: %w", verb, name, err)
 	}
 	if err := json.Unmarshal(msg.Data, resp); err != nil {
 		return fmt.Errorf("%s %s: %w", verb, name, err)
@@ -280,8 +296,7 @@ func (q *Queue) direct(ctx context.Context, subject string, body []byte) (*store
 		q.trouble(err)
 		return nil, fmt.Errorf("get %s: %w", subject, err)
 	}
-	q.trouble(nil)
-	return storedOf(subject, msg)
+	return storedOf(subject, msg) // no word of the connection: an isolated server answers this too
 }
 
 // batchSize is how many messages one request of getBatch asks for that does not say.

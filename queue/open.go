@@ -85,13 +85,13 @@ type Queue struct {
 	rest     time.Duration // settleRest
 	leases   leaseFaults
 
-	full       atomic.Bool
-	fullAt     atomic.Int64 // unix nanoseconds since when; 0: it is not
-	failures   atomic.Int64 // of calls in a row; see trouble
-	failing    atomic.Int64 // unix nanoseconds of the first of them
-	lastForced atomic.Int64
-	lastOK     atomic.Int64 // unix nanoseconds of the last answer of MAIL's leader
-	suspects   suspects
+	full         atomic.Bool
+	fullAt       atomic.Int64 // unix nanoseconds since when; 0: it is not
+	troubles     troubles     // of nc
+	callTroubles troubles     // of calls
+	listTroubles troubles     // of lists
+	lastOK       atomic.Int64 // unix nanoseconds of the last answer of MAIL's leader
+	suspects     suspects
 }
 
 // Open connects, brings streams and consumers to their wanted state and starts the queue's own background work.
@@ -287,35 +287,51 @@ const (
 	forceSpacing = 10 * time.Second // a new connection needs time to show that it is better
 )
 
-// trouble counts failed calls in a row. An isolated server keeps its clients connected, so when nothing has succeeded for a
-// while the connections are made anew, to whichever server answers. What was cancelled by us says nothing.
-func (q *Queue) trouble(err error) {
+// troubles counts failed calls in a row on one connection. Each has a count of its own: one that an isolated server keeps is not cured
+// by the success of another.
+type troubles struct {
+	failures   atomic.Int64
+	failing    atomic.Int64 // unix nanoseconds of the first of them
+	lastForced atomic.Int64
+}
+
+// trouble notes how a call on nc ended; see troubleOn.
+func (q *Queue) trouble(err error) { q.troubleOn(q.nc, err) }
+
+// troubleOn notes how a call ended that only a stream's leader answers. An isolated server keeps its clients connected, so when nothing has
+// succeeded on a connection for a while it is made anew, to whichever server answers. What was cancelled by us says nothing.
+func (q *Queue) troubleOn(nc *nats.Conn, err error) {
+	t := &q.troubles
+	switch nc {
+	case q.calls:
+		t = &q.callTroubles
+	case q.lists:
+		t = &q.listTroubles
+	}
 	if err == nil {
-		q.failures.Store(0)
+		t.failures.Store(0)
 		return
 	}
 	if errors.Is(err, context.Canceled) || errors.Is(err, nats.ErrDisconnected) || errors.Is(err, nats.ErrConnectionReconnecting) {
 		return
 	}
 	now := time.Now().UnixNano()
-	if q.failures.Add(1) == 1 {
-		q.failing.Store(now)
+	if t.failures.Add(1) == 1 {
+		t.failing.Store(now)
 	}
-	if q.failures.Load() < 3 || now-q.failing.Load() < int64(troubleTime) {
+	if t.failures.Load() < 3 || now-t.failing.Load() < int64(troubleTime) {
 		return
 	}
-	last := q.lastForced.Load()
-	if now-last < int64(forceSpacing) || !q.lastForced.CompareAndSwap(last, now) {
+	last := t.lastForced.Load()
+	if now-last < int64(forceSpacing) || !t.lastForced.CompareAndSwap(last, now) {
 		return
 	}
-	q.failures.Store(0)
-	if len(q.nc.Servers()) < 2 {
+	t.failures.Store(0)
+	if len(nc.Servers()) < 2 {
 		return
 	}
-	q.o.Logger.Warn("queue does not answer, connecting anew", "error", err)
-	for _, nc := range []*nats.Conn{q.nc, q.calls, q.lists} {
-		if nc.IsConnected() {
-			_ = nc.ForceReconnect()
-		}
+	q.o.Logger.Warn("queue does not answer, connecting anew", "server", nc.ConnectedServerName(), "error", err)
+	if nc.IsConnected() {
+		_ = nc.ForceReconnect()
 	}
 }

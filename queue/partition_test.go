@@ -67,7 +67,7 @@ func (w *wire) set(isCut bool) {
 	}
 }
 
-// wiredCluster is one whose servers reach each other by wires only; cut cuts a server off from the others, or joins it again.
+// wiredCluster is one whose servers reach each other by wires only (what they tell each other of their addresses leads nowhere); cut cuts a server off from the others, or joins it again.
 func wiredCluster(t *testing.T) (c *cluster, cut func(server int, isCut bool)) {
 	t.Helper()
 	c = &cluster{}
@@ -99,7 +99,8 @@ func wiredCluster(t *testing.T) (c *cluster, cut func(server int, isCut bool)) {
 		c.options[i] = &server.Options{
 			ServerName: fmt.Sprintf("n%d", i), Host: "127.0.0.1", Port: -1, NoSigs: true, NoLog: true,
 			JetStream: true, StoreDir: t.TempDir(), JetStreamMaxStore: 100 << 30, SyncAlways: true,
-			Cluster: server.ClusterOpts{Name: "test", Host: "127.0.0.1", Port: ports[i], NoAdvertise: true, PoolSize: -1}, Routes: routes,
+			Cluster: server.ClusterOpts{Name: "test", Host: "127.0.0.1", Port: ports[i], NoAdvertise: true, PoolSize: -1,
+				Advertise: "127.0.0.1:1"}, Routes: routes,
 		}
 	}
 	return c, func(i int, isCut bool) {
@@ -237,17 +238,18 @@ func TestLimitsWithoutTheirLeader(t *testing.T) {
 		lost := leader(bucket)
 		cut(lost, true)
 		time.Sleep(memberTTL + memberMargin)
-		var others []int // who talks to the other side; who does not finds it by and by
-		for i, q := range queues {
-			if name := q.nc.ConnectedServerName(); name != "" && name != c.servers[lost].Name() {
-				others = append(others, i)
+		others := func() (who []int) {
+			for i, q := range queues {
+				if name := q.nc.ConnectedServerName(); name != "" && name != c.servers[lost].Name() {
+					who = append(who, i)
+				}
 			}
+			return who
 		}
-		if len(others) == 0 {
-			t.Error("everybody still talks to the server that was cut off")
-		}
-		t.Logf("cut off: n%d; on the other side: %v", lost, others)
-		p.goesOn(t, "on the other side of "+bucket, others...)
+		// Who talks to the other side; who does not finds it by and by.
+		eventually(t, "everybody still talks to the server that was cut off", func() bool { return len(others()) > 0 })
+		t.Logf("cut off: n%d; on the other side: %v", lost, others())
+		p.goesOn(t, "on the other side of "+bucket, others()...)
 		cut(lost, false)
 		p.goesOn(t, "after a partition of "+bucket, 0, 1, 2)
 	}
@@ -268,4 +270,62 @@ func TestLimitsWithoutTheirLeader(t *testing.T) {
 		t.Errorf("%d turns in a second, want no more than %d and a block of %d", worst, p.rate.Count, p.rate.Block())
 	}
 	t.Logf("%d slots at most, %d turns, %d in a second at most", p.most.Load(), len(p.turns), worst)
+}
+
+// eventually waits a minute for something.
+func eventually(t *testing.T, otherwise string, is func() bool) {
+	t.Helper()
+	for end := time.Now().Add(time.Minute); !is(); time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal(otherwise)
+		}
+	}
+}
+
+// TestEachConnectionLeavesAnIsolatedServer: a process has several connections. One that an isolated server keeps is made anew, however well the
+// others do.
+func TestEachConnectionLeavesAnIsolatedServer(t *testing.T) {
+	c, cut := wiredCluster(t)
+	for i := range c.servers {
+		c.start(t, i)
+	}
+	t.Cleanup(func() {
+		for _, s := range c.servers {
+			s.Shutdown()
+			s.WaitForShutdown()
+		}
+	})
+	dials := 0
+	q, err := Open(t.Context(), Options{Node: "p", Replicas: 3, MaxBytes: 1 << 30, Logger: slog.New(slog.DiscardHandler),
+		Connect: func(extra ...nats.Option) (*nats.Conn, error) {
+			var urls []string
+			for k := range c.servers { // the first one to n0, the second to n1, the third to n2
+				urls = append(urls, fmt.Sprintf("nats://127.0.0.1:%d", c.options[(dials+k)%3].Port))
+			}
+			dials++
+			return nats.Connect(strings.Join(urls, ","), append(extra, nats.DontRandomize())...)
+		}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer closeQueue(t, q)
+
+	cut(1, true)
+	if on := q.calls.ConnectedServerName(); on != "n1" {
+		t.Fatalf("calls are made to %s, want n1", on)
+	}
+	marked := 0
+	eventually(t, "calls are still made to the isolated server", func() bool {
+		if _, err := q.mark(streamMail); err == nil {
+			marked++
+		}
+		return q.calls.ConnectedServerName() != "n1"
+	})
+	if marked == 0 {
+		t.Error("no marker was published beside the calls")
+	}
+	eventually(t, "calls are not answered by the other side", func() bool {
+		_, err := q.streamInfo(t.Context(), streamMail, "", 0)
+		return err == nil
+	})
 }
