@@ -18,11 +18,9 @@ const defaultFile = "/etc/postroad/postroad.yaml"
 func (a *app) load() (c *config.Config, file string, err error) {
 	file = a.flags.File
 	if file == "" {
-		if _, err := os.Stat(defaultFile); errors.Is(err, fs.ErrNotExist) {
-			defaults := config.Default()
-			return &defaults, "", nil
+		if _, err := os.Stat(defaultFile); !errors.Is(err, fs.ErrNotExist) {
+			file = defaultFile
 		}
-		file = defaultFile
 	}
 	if c, err = config.Load(file); err != nil {
 		if _, ok := errors.AsType[config.Errors](err); !ok {

@@ -44,12 +44,15 @@ func (e Errors) Error() string {
 
 // source knows where each setting stands.
 type source struct {
-	file  string
-	lines map[string]int // by setting
+	file      string
+	lines     map[string]int    // by setting
+	variables map[string]string // of the environment, by setting
 }
 
-// given tells whether a setting stands in the file.
-func (s *source) given(setting string) bool { return s != nil && s.lines[setting] > 0 }
+// given tells whether a setting was given.
+func (s *source) given(setting string) bool {
+	return s != nil && (s.lines[setting] > 0 || s.variables[setting] != "")
+}
 
 // line finds the line of a setting, or of the nearest thing around it that was given.
 func (s *source) line(setting string) int {
@@ -75,6 +78,10 @@ type faults struct {
 }
 
 func (f *faults) add(setting, format string, args ...any) {
+	if name := f.source.variable(setting); name != "" {
+		f.list = append(f.list, Error{File: origin(name), Setting: setting, Text: fmt.Sprintf(format, args...)})
+		return
+	}
 	f.addAt(f.source.line(setting), setting, format, args...)
 }
 

@@ -16,9 +16,12 @@ import (
 // maxFile bounds a configuration file.
 const maxFile = 1 << 20
 
-// Load reads and checks a configuration file. Everything that is wrong comes back as Errors; the files that the settings
-// name are looked at by CheckFiles.
+// Load reads and checks a configuration file ("": there is none), and the environment, which takes its place setting by setting. Everything
+// that is wrong comes back as Errors; the files that the settings name are looked at by CheckFiles.
 func Load(path string) (*Config, error) {
+	if path == "" {
+		return parse("", nil, os.Environ())
+	}
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, fmt.Errorf("read configuration: %w", err)
@@ -31,13 +34,15 @@ func Load(path string) (*Config, error) {
 	if len(text) > maxFile {
 		return nil, fmt.Errorf("read configuration: %s is larger than 1 MiB: is it the right file?", path)
 	}
-	return Parse(path, text)
+	return parse(path, text, os.Environ())
 }
 
 // Parse reads and checks a configuration; file is its name in messages.
-func Parse(file string, text []byte) (*Config, error) {
+func Parse(file string, text []byte) (*Config, error) { return parse(file, text, nil) }
+
+func parse(file string, text []byte, variables []string) (*Config, error) {
 	c := Default()
-	c.source = &source{file: file, lines: make(map[string]int)}
+	c.source = &source{file: file, lines: make(map[string]int), variables: make(map[string]string)}
 	d := decoder{faults: faults{source: c.source}}
 	root, fault := parseYAML(text)
 	if fault != nil {
@@ -47,6 +52,7 @@ func Parse(file string, text []byte) (*Config, error) {
 	if root != nil {
 		d.fill(reflect.ValueOf(&c).Elem(), root, "")
 	}
+	d.environment(&c, variables)
 	if !c.source.given("delivery.delay_notice") && c.Delivery.DelayNotice >= c.Delivery.MaxAge {
 		c.Delivery.DelayNotice = 0 // mail that is tried for so short needs no notice
 	}

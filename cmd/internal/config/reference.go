@@ -25,6 +25,10 @@ in one process, mail accepted from this machine only, data below the current dir
 Unknown settings, settings given twice and values of the wrong kind are errors. Sizes are octets or carry a unit (50MiB, 10GiB); durations
 always carry one (30s, 5m, 4h, 5d). Secrets never stand in this file: it names files that hold them.
 
+An environment variable takes the place of what the file says: ` + "`POSTROAD__DELIVERY__MAX_AGE=4d`" + ` is delivery.max_age, with two underscores for
+each dot. Lists are words between commas, or YAML in brackets: ` + "`POSTROAD__DELIVERY__ROUTES='[{domains: [\"*\"], via: \"smtp:[mx.example.com]:25\"}]'`" + `. An
+empty variable says nothing; one that names no setting is an error.
+
 This page is made from the program (` + "`go test ./cmd/internal/config -update`" + `) and checked by a test.
 
 `)

@@ -1,27 +1,31 @@
 package config
 
 import (
+	"maps"
 	"slices"
 	"strings"
 )
 
 // suggestion proposes the setting that was perhaps meant, or lists all of them.
 func suggestion(name string, fields map[string]int) string {
-	names := make([]string, 0, len(fields))
-	for n := range fields {
-		names = append(names, n)
+	if best := nearest(name, fields); best != "" {
+		return best
 	}
-	slices.Sort(names)
+	return "; here can be: " + strings.Join(slices.Sorted(maps.Keys(fields)), ", ")
+}
+
+// nearest proposes the name that was perhaps meant.
+func nearest(name string, fields map[string]int) string {
 	best, least := "", 1+len(name)/3
-	for _, n := range names {
+	for _, n := range slices.Sorted(maps.Keys(fields)) {
 		if d := distance(name, n); d <= least {
 			best, least = n, d-1
 		}
 	}
-	if best != "" {
-		return "; did you mean " + best + "?"
+	if best == "" {
+		return ""
 	}
-	return "; here can be: " + strings.Join(names, ", ")
+	return "; did you mean " + best + "?"
 }
 
 // distance counts the insertions, removals and changes of single octets between two words (Levenshtein).
