@@ -163,7 +163,7 @@ func testRoad(t *testing.T, p *peer) *queue.Queue {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
 		if err := q.Close(ctx); err != nil {
 			t.Error(err)

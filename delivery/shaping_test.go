@@ -32,7 +32,7 @@ func clusterOf(t *testing.T, n *fakeNet, count int, domains []string, change ...
 		t.Fatal(err)
 	}
 	end := func(stop func(context.Context) error) {
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
 		if err := stop(ctx); err != nil {
 			t.Error(err)
@@ -71,9 +71,9 @@ func settled(t *testing.T, w *Worker, rcpt string) queue.Settlement {
 // until waits for something that others must hear of first: a second at most, and more on a machine that is busy.
 func until(t *testing.T, what string, is func() bool) {
 	t.Helper()
-	for end := time.Now().Add(10 * time.Second); !is(); time.Sleep(20 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); !is(); time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(end) {
-			t.Fatalf("not in 10 s: %s", what)
+			t.Fatalf("not in a minute: %s", what)
 		}
 	}
 }

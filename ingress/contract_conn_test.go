@@ -211,7 +211,7 @@ func TestS17FailedHandshake(t *testing.T) {
 		c.hear("220")
 		c.talk("EHLO c", "250", "STARTTLS", "220")
 		c.say("this is no handshake\r\n")
-		if got, err := c.reply(5 * time.Second); err == nil || strings.Contains(got, "550") {
+		if got, err := c.reply(30 * time.Second); err == nil || strings.Contains(got, "550") {
 			t.Errorf("got %q, %v, want the end", got, err)
 		}
 	})
@@ -254,7 +254,7 @@ func limited(t *testing.T, o Options, want string) {
 	for {
 		// The server counts it out a moment after it closed.
 		c := dial(t, to)
-		if got, err := c.reply(5 * time.Second); err != nil || !strings.HasPrefix(got, "421") {
+		if got, err := c.reply(30 * time.Second); err != nil || !strings.HasPrefix(got, "421") {
 			if !strings.HasPrefix(got, "220") {
 				t.Errorf("got %q, %v, want 220", got, err)
 			}

@@ -195,7 +195,7 @@ func playDialogue(t *testing.T, script []string) {
 	}
 	defer func() { _ = p.conn.Close() }()
 	for i, line := range script {
-		if err := p.conn.SetDeadline(time.Now().Add(5 * time.Second)); err != nil && !errors.Is(err, net.ErrClosed) {
+		if err := p.conn.SetDeadline(time.Now().Add(time.Minute)); err != nil && !errors.Is(err, net.ErrClosed) {
 			t.Fatal(err)
 		}
 		if err := p.step(line); err != nil {
@@ -291,7 +291,7 @@ func (p *player) check(word, rest string) error {
 	all := p.queue.all()
 	switch word {
 	case "KEPT":
-		for deadline := time.Now().Add(2 * time.Second); strconv.Itoa(len(all)) != rest; all = p.queue.all() {
+		for deadline := time.Now().Add(30 * time.Second); strconv.Itoa(len(all)) != rest; all = p.queue.all() {
 			if time.Now().After(deadline) {
 				return fmt.Errorf("got %d messages accepted, want %s", len(all), rest)
 			}
@@ -300,7 +300,7 @@ func (p *player) check(word, rest string) error {
 		return nil
 	case "FLOWS":
 		text, err := strconv.Unquote(rest)
-		for deadline := time.Now().Add(2 * time.Second); err == nil && !p.queue.hasRead(text); {
+		for deadline := time.Now().Add(30 * time.Second); err == nil && !p.queue.hasRead(text); {
 			if time.Now().After(deadline) {
 				return errors.New("it has not")
 			}

@@ -140,7 +140,7 @@ func (c *client) say(text string) {
 // hear reads one reply, all its lines, and compares the start of the last one.
 func (c *client) hear(want string) string {
 	c.t.Helper()
-	got, err := c.reply(5 * time.Second)
+	got, err := c.reply(30 * time.Second)
 	if err != nil {
 		c.t.Fatalf("got %q, %v, want %s", got, err, want)
 	}
@@ -195,7 +195,7 @@ func (c *client) quiet(d time.Duration) {
 // closed checks that the server closes without a further word.
 func (c *client) closed() {
 	c.t.Helper()
-	if got, err := c.reply(5 * time.Second); !isEnd(err) {
+	if got, err := c.reply(30 * time.Second); !isEnd(err) {
 		c.t.Fatalf("got %q, %v, want the end", got, err)
 	}
 }

@@ -29,7 +29,7 @@ func realQueue(t testing.TB) *queue.Queue {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
 		_ = q.Close(ctx)
 	})

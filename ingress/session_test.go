@@ -363,7 +363,7 @@ func TestFaultOfAnEarlierChunk(t *testing.T) {
 	c.hear("220")
 	c.talk("EHLO c", "250", "MAIL FROM:<a@b>", "250", "RCPT TO:<c@d>", "250")
 	c.say("BDAT 8\r\nA: b\r\na\n")
-	if got, err := c.reply(5 * time.Second); err != nil || !strings.HasPrefix(got, "250 2.0.0 chunk") {
+	if got, err := c.reply(30 * time.Second); err != nil || !strings.HasPrefix(got, "250 2.0.0 chunk") {
 		if !strings.HasPrefix(got, "550 5.6.0") {
 			t.Fatalf("got %q, %v", got, err)
 		}

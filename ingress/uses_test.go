@@ -63,7 +63,7 @@ func TestLoginsAreNoted(t *testing.T) {
 		}
 		defer func() { _ = p.conn.Close() }()
 		for _, step := range append([]string{"S: 220 *", "EHLO client.test"}, steps...) {
-			if err := p.conn.SetDeadline(time.Now().Add(5 * time.Second)); err != nil {
+			if err := p.conn.SetDeadline(time.Now().Add(time.Minute)); err != nil {
 				t.Fatal(err)
 			}
 			if err := p.step(step); err != nil {

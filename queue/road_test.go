@@ -51,7 +51,7 @@ func openQueue(t *testing.T, s *embedded.Server, change ...func(*queue.Options))
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
 		if err := q.Close(ctx); err != nil {
 			t.Error(err)

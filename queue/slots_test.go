@@ -18,7 +18,7 @@ func testQueues(t *testing.T, n int) []*Queue {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
 		if err := s.Stop(ctx); err != nil {
 			t.Error(err)
@@ -31,7 +31,7 @@ func testQueues(t *testing.T, n int) []*Queue {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() {
-			ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+			ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 			defer cancel()
 			if err := q.Close(ctx); err != nil {
 				t.Error(err)
@@ -48,7 +48,7 @@ func join(t *testing.T, q *Queue, heard func(string)) *Member {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for end := time.Now().Add(10 * time.Second); m.Life().Err() != nil && time.Now().Before(end); {
+	for end := time.Now().Add(time.Minute); m.Life().Err() != nil && time.Now().Before(end); {
 		time.Sleep(5 * time.Millisecond)
 	}
 	if m.Life().Err() != nil {
@@ -104,10 +104,10 @@ func TestSlotsAreShared(t *testing.T) {
 	a.Leave(t.Context())
 	c := join(t, qs[2], func(string) {})
 	defer c.Leave(context.Background())
-	end := time.Now().Add(10 * time.Second)
+	end := time.Now().Add(time.Minute)
 	for claim(t, c, key, Claim{Want: 6, Limit: 10, Look: true}).Have != 6 {
 		if time.Now().After(end) {
-			t.Fatal("what a member had that left was not free in 10 s")
+			t.Fatal("what a member had that left was not free in a minute")
 		}
 		time.Sleep(100 * time.Millisecond)
 	}
@@ -159,7 +159,7 @@ func TestWaiterThatIsGone(t *testing.T) {
 	waits.Leave(t.Context()) // with what it wanted still written down
 	claim(t, has, "site", Claim{Limit: 1, Look: true})
 	has.Leave(t.Context())
-	for end := time.Now().Add(10 * time.Second); claim(t, next, "site", one).Have != 1; time.Sleep(100 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); claim(t, next, "site", one).Have != 1; time.Sleep(100 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatal("the slot is kept for one that is no more")
 		}

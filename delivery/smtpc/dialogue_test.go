@@ -230,7 +230,7 @@ type host struct {
 	r    *bufio.Reader
 }
 
-const dialoguePatience = 10 * time.Second
+const dialoguePatience = 30 * time.Second
 
 func (h *host) play(steps []string) error {
 	defer func() { h.hangUp() }()

@@ -40,7 +40,7 @@ func openQueues(t testing.TB, n int) []*queue.Queue {
 
 func stop(t testing.TB, end func(context.Context) error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	if err := end(ctx); err != nil {
 		t.Error(err)
@@ -180,14 +180,14 @@ func TestConnectionsOfFourWorkers(t *testing.T) {
 				}
 			})
 		}
-		end := time.Now().Add(10 * time.Second)
+		end := time.Now().Add(30 * time.Second)
 		for ; time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
 			if have, _ := slots.Have(path); have >= connections/(i+1)-1 && have > 0 {
 				break
 			}
 		}
 		if have, _ := slots.Have(path); have == 0 {
-			t.Fatalf("worker %d of 4 got no connection in 10 s", i+1)
+			t.Fatalf("worker %d of 4 got no connection in 30 s", i+1)
 		}
 	}
 	cancel()

@@ -32,7 +32,7 @@ func TestRealServer(t *testing.T) {
 	// shows waits for the change to be in use, which may take a moment, and returns the last View.
 	shows := func(records ...string) View {
 		t.Helper()
-		for end := time.Now().Add(10 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+		for end := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) {
 			v, err := c.Look(t.Context(), name)
 			if err != nil {
 				t.Fatal(err)

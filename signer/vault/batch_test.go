@@ -148,7 +148,7 @@ func (g *gated) settles(t *testing.T, waiting, requests int) {
 		}
 		return w, b.requests
 	}
-	for end := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
 		w, r := got()
 		if w == waiting && r == requests {
 			return

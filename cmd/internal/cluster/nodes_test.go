@@ -29,7 +29,7 @@ func TestRolesSpeakOfThemselves(t *testing.T) {
 			t.Fatalf("open as %s: %v", u, err)
 		}
 		t.Cleanup(func() {
-			ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+			ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 			defer cancel()
 			if err := q.Close(ctx); err != nil {
 				t.Error(err)
@@ -130,7 +130,7 @@ func trySuppressions(t *testing.T, roles map[User]*queue.Queue) {
 	}
 	for _, u := range []User{UserOps, UserDelivery} {
 		n := 0
-		for end := time.Now().Add(10 * time.Second); n != 2 && time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
+		for end := time.Now().Add(time.Minute); n != 2 && time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
 			n = 0
 			if _, err := roles[u].SuppressionChanges(t.Context(), queue.SuppressionPosition{}, func(queue.SuppressionChange) { n++ }); err != nil {
 				t.Error(err)

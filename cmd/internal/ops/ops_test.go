@@ -208,7 +208,7 @@ func start(t *testing.T, o ops.Options) *ops.Server {
 
 func stop(t *testing.T, s *ops.Server) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	if err := s.Stop(ctx); err != nil {
 		t.Error(err)
