@@ -20,6 +20,7 @@ type options struct {
 	clients                                    int
 	grace, duration                            time.Duration
 	pid                                        int
+	slower, rate                               float64
 }
 
 func main() {
@@ -44,6 +45,9 @@ func run(ctx context.Context) error {
 	f.IntVar(&o.clients, "clients", 50, "clients that send at the same time")
 	f.DurationVar(&o.grace, "grace", 8*time.Second, "how long an old password stays valid")
 	f.DurationVar(&o.duration, "duration", 10*time.Second, "of each measurement")
+	f.Float64Var(&o.slower, "slower", 3, "what \"not noticeably\" means: how much longer the middle of the senders' times may be beside an attack, "+
+		"whose own work and TLS share the machine with them")
+	f.Float64Var(&o.rate, "rate", attackRate/2, "passwords a second below which an attack shows nothing")
 	f.IntVar(&o.pid, "pid", 0, "process id of the server, to state its memory")
 	_ = f.Parse(os.Args[2:]) // it exits
 	switch os.Args[1] {
