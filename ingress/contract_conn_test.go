@@ -199,7 +199,7 @@ func TestS17FailedHandshake(t *testing.T) {
 		c.talk("EHLO c", "250", "STARTTLS", "220")
 		c.say("this is no handshake\r\n")
 		for range 10 { // the alert comes first, in binary
-			if got, _ := c.reply(time.Second); strings.Contains(got, "550 5.0.0 Handshake error") {
+			if got, _ := c.reply(10 * time.Second); strings.Contains(got, "550 5.0.0 Handshake error") {
 				c.talk("NOOP", "250") // goes on in clear
 				return
 			}

@@ -16,6 +16,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/xdg-go/scram"
@@ -63,13 +64,21 @@ func TestDialogue(t *testing.T) {
 				t.Fatal(err)
 			}
 			lines := strings.Split(strings.TrimRight(string(script), "\n"), "\n")
-			playDialogue(t, lines)
+			play := playDialogue
+			if strings.Contains(string(script), "OPTION idle-timeout=") { // in fake time
+				testTLS()
+				testClientCertificate()
+				play = func(t *testing.T, lines []string) {
+					synctest.Test(t, func(t *testing.T) { playDialogueOn(t, lines, newPipeListener()) })
+				}
+			}
+			play(t, lines)
 			for _, line := range lines {
 				if line == "OPTION tls" || line == "OPTION implicit" || line == "OPTION clear" {
 					return
 				}
 			}
-			t.Run("tls", func(t *testing.T) { playDialogue(t, append([]string{"OPTION implicit"}, lines...)) })
+			t.Run("tls", func(t *testing.T) { play(t, append([]string{"OPTION implicit"}, lines...)) })
 		})
 	}
 }
@@ -168,6 +177,7 @@ func dialogueOption(o *Options, q *fakeQueue, option string) error {
 type player struct {
 	t          *testing.T
 	server     *Server
+	pipe       *pipeListener // instead of TCP, if it is there
 	isImplicit bool
 	conn       net.Conn
 	r          *bufio.Reader
@@ -177,6 +187,11 @@ type player struct {
 }
 
 func playDialogue(t *testing.T, script []string) {
+	t.Helper()
+	playDialogueOn(t, script, nil)
+}
+
+func playDialogueOn(t *testing.T, script []string, pipe *pipeListener) {
 	t.Helper()
 	q := &fakeQueue{}
 	o := testOptions(q)
@@ -189,13 +204,18 @@ func playDialogue(t *testing.T, script []string) {
 		}
 		script = script[1:]
 	}
-	p := &player{t: t, queue: q, server: startServer(t, o), isImplicit: o.Listeners[0].Implicit}
+	p := &player{t: t, queue: q, pipe: pipe, isImplicit: o.Listeners[0].Implicit}
+	if pipe != nil {
+		p.server = ownListener(t, o, pipe)
+	} else {
+		p.server = startServer(t, o)
+	}
 	if err := p.dial(); err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = p.conn.Close() }()
 	for i, line := range script {
-		if err := p.conn.SetDeadline(time.Now().Add(time.Minute)); err != nil && !errors.Is(err, net.ErrClosed) {
+		if err := p.conn.SetDeadline(time.Now().Add(time.Minute)); err != nil && !errors.Is(err, net.ErrClosed) && !errors.Is(err, io.ErrClosedPipe) {
 			t.Fatal(err)
 		}
 		if err := p.step(line); err != nil {
@@ -205,11 +225,16 @@ func playDialogue(t *testing.T, script []string) {
 }
 
 func (p *player) dial() error {
-	conn, err := net.Dial("tcp", p.server.Addrs()[0].String())
-	if err != nil {
-		return err
+	if p.pipe != nil {
+		p.conn = p.pipe.dial()
+	} else {
+		conn, err := net.Dial("tcp", p.server.Addrs()[0].String())
+		if err != nil {
+			return err
+		}
+		p.conn = conn
 	}
-	p.conn, p.r = conn, bufio.NewReader(conn)
+	p.r = bufio.NewReader(p.conn)
 	if p.isImplicit {
 		return p.handshake()
 	}

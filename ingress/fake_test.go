@@ -153,7 +153,7 @@ func testOptions(q Queue) Options {
 			Address:         "127.0.0.1:0",
 			TrustedNetworks: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")},
 		}},
-		IdleTimeout:   10 * time.Second,
+		IdleTimeout:   time.Minute,
 		LingerTimeout: 200 * time.Millisecond,
 		Logger:        slog.New(slog.DiscardHandler),
 	}

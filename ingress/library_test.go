@@ -96,6 +96,20 @@ func bare(t *testing.T, b *bareBackend, configure func(*smtp.Server)) *client {
 
 func bareOn(t *testing.T, b *bareBackend, socket net.Listener, configure func(*smtp.Server)) *client {
 	t.Helper()
+	serveBare(t, b, socket, configure)
+	return dial(t, socket.Addr().String())
+}
+
+// barePiped is bare in memory, for bubbles too.
+func barePiped(t *testing.T, b *bareBackend, configure func(*smtp.Server)) *client {
+	t.Helper()
+	l := newPipeListener()
+	serveBare(t, b, l, configure)
+	return piped(t, l)
+}
+
+func serveBare(t *testing.T, b *bareBackend, socket net.Listener, configure func(*smtp.Server)) {
+	t.Helper()
 	s := smtp.NewServer(b)
 	s.Domain = "bare.test"
 	s.ErrorLog = log.New(io.Discard, "", 0)
@@ -109,7 +123,6 @@ func bareOn(t *testing.T, b *bareBackend, socket net.Listener, configure func(*s
 		_ = socket.Close()
 		serving.Wait()
 	})
-	return dial(t, socket.Addr().String())
 }
 
 // client speaks SMTP line by line.
@@ -214,6 +227,26 @@ func ours(t *testing.T, q *fakeQueue, configure func(*Options)) *client {
 		configure(&o)
 	}
 	return dial(t, startServer(t, o).Addrs()[0].String())
+}
+
+// oursPiped is ours in memory, for bubbles too.
+func oursPiped(t *testing.T, q *fakeQueue, configure func(*Options)) *client {
+	t.Helper()
+	o := testOptions(q)
+	if configure != nil {
+		configure(&o)
+	}
+	l := newPipeListener()
+	ownListener(t, o, l)
+	return piped(t, l)
+}
+
+// piped connects in memory.
+func piped(t testing.TB, l *pipeListener) *client {
+	t.Helper()
+	conn := l.dial()
+	t.Cleanup(func() { _ = conn.Close() })
+	return &client{t: t, conn: conn, r: bufio.NewReader(conn)}
 }
 
 func (b *bareBackend) String() string {

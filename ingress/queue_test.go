@@ -46,7 +46,7 @@ func signOne(t *testing.T, q *queue.Queue) (queue.MessageID, queue.Envelope, []b
 		err     error
 	}
 	got := make(chan taken, 1)
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	done := make(chan error, 1)
 	go func() {

@@ -47,7 +47,7 @@ func TestRoadRules(t *testing.T) {
 		var d delivered
 		select {
 		case d = <-r.came:
-		case <-time.After(30 * time.Second):
+		case <-time.After(time.Minute):
 			t.Fatal("nothing came")
 		}
 		got, err := dkim.VerifyWithOptions(strings.NewReader(d.content), &dkim.VerifyOptions{

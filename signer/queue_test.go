@@ -79,7 +79,7 @@ func build(t *testing.T, o signer.Options) *road {
 
 func ended(t *testing.T, stop func(context.Context) error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	if err := stop(ctx); err != nil {
 		t.Error(err)
@@ -143,7 +143,7 @@ func (r *road) next(t *testing.T, domain string, signatures int) delivered {
 	var d delivered
 	select {
 	case d = <-r.came:
-	case <-time.After(30 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatal("nothing came")
 	}
 	got, err := dkim.VerifyWithOptions(strings.NewReader(d.content), &dkim.VerifyOptions{
@@ -226,7 +226,7 @@ func TestRoad(t *testing.T) {
 // waiting is the entry of a message once it has been put aside.
 func (r *road) waiting(t *testing.T, id queue.MessageID) queue.Entry {
 	t.Helper()
-	for end := time.Now().Add(30 * time.Second); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
 		for e, err := range r.q.List(t.Context(), queue.Selection{ID: id}, 0) {
 			if err != nil {
 				t.Fatal(err)
@@ -243,7 +243,7 @@ func (r *road) waiting(t *testing.T, id queue.MessageID) queue.Entry {
 // traced is the text of the signer's event for a message.
 func (r *road) traced(t *testing.T, id queue.MessageID) string {
 	t.Helper()
-	for end := time.Now().Add(30 * time.Second); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
 		for e, err := range r.q.Trace(t.Context(), queue.TraceFilter{ID: id}) {
 			if err != nil {
 				t.Fatal(err)

@@ -238,7 +238,8 @@ func TestNotices(t *testing.T) {
 
 // TestTimes: what the sender wants of the time of his mail.
 func TestTimes(t *testing.T) {
-	now := time.Now()
+	now := time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC) // when bubbles begin
+	testKeys()
 	returned := func(d time.Duration) queue.Deadline { return queue.Deadline{At: now.Add(d), Return: true} }
 	for _, c := range []struct {
 		name     string
@@ -263,17 +264,19 @@ func TestTimes(t *testing.T) {
 			most: missingKeyDelay},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			s := newSigner(t, Options{MaxAge: 5 * time.Hour, Keys: &fakeSource{keys: map[string][]keyring.Key{"example.com": testKeys()}}})
-			c.work.content = message
-			env := queue.Envelope{HeaderFrom: c.from, Accepted: now.Add(-c.accepted), Deadline: c.deadline}
-			a := &attempt{id: "id", kind: queue.KindMail, env: env, work: &c.work}
-			if c.hold != 0 {
-				a.hold = now.Add(c.hold)
-			}
-			s.attempt(t.Context(), a)
-			if c.work.done != c.done || c.work.delay > c.most || c.most > 0 && c.work.delay < c.most-10*time.Second {
-				t.Errorf("got %q after %s, want %q", c.work.done, c.work.delay, c.done)
-			}
+			synctest.Test(t, func(t *testing.T) {
+				s := newSigner(t, Options{MaxAge: 5 * time.Hour, Keys: &fakeSource{keys: map[string][]keyring.Key{"example.com": testKeys()}}})
+				c.work.content = message
+				env := queue.Envelope{HeaderFrom: c.from, Accepted: now.Add(-c.accepted), Deadline: c.deadline}
+				a := &attempt{id: "id", kind: queue.KindMail, env: env, work: &c.work}
+				if c.hold != 0 {
+					a.hold = now.Add(c.hold)
+				}
+				s.attempt(t.Context(), a)
+				if c.work.done != c.done || c.work.delay > c.most || c.most > 0 && c.work.delay < c.most-10*time.Second {
+					t.Errorf("got %q after %s, want %q", c.work.done, c.work.delay, c.done)
+				}
+			})
 		})
 	}
 }

@@ -43,7 +43,7 @@ func FuzzExchange(f *testing.F) {
 				break
 			}
 		}
-		if took := time.Since(began); took > 5*time.Second {
+		if took := time.Since(began); took > time.Minute {
 			t.Errorf("%q took %v", text, took)
 		}
 	})

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -81,10 +82,12 @@ func (stuck) Pair(ctx context.Context) (chain, key []byte, err error) {
 
 // TestNewIsGivenUp: a process that ends waits for no source.
 func TestNewIsGivenUp(t *testing.T) {
-	ctx, cancel := context.WithCancel(t.Context())
-	time.AfterFunc(20*time.Millisecond, cancel)
-	began := time.Now()
-	if _, err := New(ctx, Options{Pairs: []Pair{{Cert: "tls/relay", Source: stuck{}}}}); !errors.Is(err, context.Canceled) || time.Since(began) > sourceTimeout/2 {
-		t.Errorf("got %v after %v", err, time.Since(began))
-	}
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		time.AfterFunc(20*time.Millisecond, cancel)
+		began := time.Now()
+		if _, err := New(ctx, Options{Pairs: []Pair{{Cert: "tls/relay", Source: stuck{}}}}); !errors.Is(err, context.Canceled) || time.Since(began) > sourceTimeout/2 {
+			t.Errorf("got %v after %v", err, time.Since(began))
+		}
+	})
 }

@@ -116,7 +116,9 @@ func TestLive(t *testing.T) {
 }
 
 // TestLiveWaitsForTheWriter: what is found once only may be half a file.
-func TestLiveWaitsForTheWriter(t *testing.T) {
+func TestLiveWaitsForTheWriter(t *testing.T) { synctest.Test(t, testLiveWaitsForTheWriter) }
+
+func testLiveWaitsForTheWriter(t *testing.T) { // in a bubble what is written now is young for ever
 	dir := t.TempDir()
 	rules := writeFile(t, dir, "rules.yaml", toOne)
 	l, err := NewLive(LiveOptions{Files: Files{Rules: rules, OwnDomain: "own.test"}})

@@ -51,7 +51,7 @@ func TestCommandFails(t *testing.T) {
 		{"not there", Command{Argv: []string{"/nowhere/hook"}}, []string{"/nowhere/hook", "no such file"}},
 		{"status", Command{Argv: []string{script(t, "echo said this; echo and that >&2; exit 3")}}, []string{"add n", "exit status 3", `it wrote "said this\nand that"`}},
 		{"much output", Command{Argv: []string{script(t, "head -c 1000000 /dev/zero | tr '\\0' x; exit 1")}}, []string{"xxx…"}},
-		{"too long", Command{Argv: []string{script(t, "exec sleep 60")}, Timeout: 50 * time.Millisecond}, []string{"it took longer than 50ms"}},
+		{"too long", Command{Argv: []string{script(t, "exec sleep 300")}, Timeout: 50 * time.Millisecond}, []string{"it took longer than 50ms"}},
 		{"leaves somebody behind", Command{Argv: []string{script(t, "sleep 5 & exit 1")}}, []string{"run hook"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -68,7 +68,7 @@ func TestCommandFails(t *testing.T) {
 			if len(err.Error()) > 3000 {
 				t.Errorf("got an error of %d octets", len(err.Error()))
 			}
-			if took := time.Since(began); took > 20*time.Second {
+			if took := time.Since(began); took > 2*time.Minute {
 				t.Errorf("took %v", took)
 			}
 		})

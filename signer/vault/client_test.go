@@ -195,7 +195,7 @@ func TestTroubleIsUnavailable(t *testing.T) {
 		withinOne bool
 	}{
 		"sealed":     {func(f *fake) { f.sealed = true }, maxTries, "unseal it", false},
-		"slow":       {func(f *fake) { f.slow = 10 * time.Second }, 0, "no answer in time", true},
+		"slow":       {func(f *fake) { f.slow = time.Hour }, 0, "no answer in time", true},
 		"empty":      {func(f *fake) { f.spoil = func() string { return "" } }, maxTries, "", false},
 		"half":       {func(f *fake) { f.spoil = func() string { return `{"data":{"data":{"x":"1"},"meta` } }, maxTries, "", false},
 		"a web page": {func(f *fake) { f.spoil = func() string { return "<html>welcome</html>" } }, maxTries, "", false},
@@ -205,22 +205,20 @@ func TestTroubleIsUnavailable(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := newFake(t)
-			o := f.options(t)
-			o.Timeout = 300 * time.Millisecond
-			client, err := start(t, o)
-			if err != nil {
-				t.Fatal(err)
+			client := f.client(t)
+			if c.withinOne {
+				client.o.Timeout = 300 * time.Millisecond // not before the login, which may take its time
 			}
 			f.with(func() { c.trouble(f) })
 			begun := time.Now()
-			_, err = client.Read(t.Context(), "a")
+			_, err := client.Read(t.Context(), "a")
 			if !errors.Is(err, ErrUnavailable) || errors.Is(err, ErrNotFound) || !strings.Contains(err.Error(), c.text) {
 				t.Errorf("read: got %v, want %v with %q", err, ErrUnavailable, c.text)
 			}
 			if strings.ContainsAny(err.Error(), "\r\n") || len(err.Error()) > 500 {
 				t.Errorf("got an error that is no short line: %q", err)
 			}
-			if took := time.Since(begun); c.withinOne && took > 2*time.Second {
+			if took := time.Since(begun); c.withinOne && took > time.Minute {
 				t.Errorf("it took %s", took)
 			}
 			if got := f.count(get); c.gets > 0 && got != c.gets {

@@ -28,7 +28,7 @@ func rewrite(t testing.TB, path, text string) {
 
 // options are those of a client that logs in to a fake by AppRole.
 func (f *fake) options(t testing.TB) Options {
-	return Options{Address: f.URL, Timeout: 10 * time.Second, Login: &AppRole{RoleID: fakeRole, SecretIDFile: secretFile(t, fakeSecret1)}}
+	return Options{Address: f.URL, Timeout: 30 * time.Second, Login: &AppRole{RoleID: fakeRole, SecretIDFile: secretFile(t, fakeSecret1)}}
 }
 
 // start makes a client and starts it; how the start ended is for the caller.
@@ -60,7 +60,7 @@ func eventually(t testing.TB, what string, is func() bool) {
 	t.Helper()
 	for end := time.Now().Add(time.Minute); !is(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(end) {
-			t.Fatalf("not within 10s: %s", what)
+			t.Fatalf("not within a minute: %s", what)
 		}
 	}
 }

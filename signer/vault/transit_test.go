@@ -70,20 +70,18 @@ func TestTransitTrouble(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := newFake(t)
-			o := f.options(t)
-			o.Timeout = 300 * time.Millisecond
-			client, err := start(t, o)
-			if err != nil {
-				t.Fatal(err)
-			}
+			client := f.client(t)
 			s := throughTransit(t, f, client, keyring.RSA)
+			if name == "slow" {
+				client.o.Timeout = 300 * time.Millisecond // not before the login and the look, which may take their time
+			}
 			f.with(func() { c.trouble(f) })
 			begun := time.Now()
 			signature, err := s.Sign(rand.Reader, digest[:], crypto.SHA256)
 			if err == nil || len(signature) > 0 || c.want != nil && !errors.Is(err, c.want) {
 				t.Errorf("got %x, %v, want %v", signature, err, c.want)
 			}
-			if took := time.Since(begun); took > 3*time.Second {
+			if took := time.Since(begun); took > time.Minute {
 				t.Errorf("it took %s", took)
 			}
 			f.with(func() { f.sealed, f.slow, f.spoil = false, 0, nil })
