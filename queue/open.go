@@ -90,6 +90,7 @@ type Queue struct {
 	troubles     troubles     // of nc
 	callTroubles troubles     // of calls
 	listTroubles troubles     // of lists
+	refused      repeats      // what servers say besides their answers
 	lastOK       atomic.Int64 // unix nanoseconds of the last answer of MAIL's leader
 	suspects     suspects
 }
@@ -146,6 +147,9 @@ func Open(ctx context.Context, o Options) (*Queue, error) {
 func (q *Queue) connOptions(name string) []nats.Option {
 	return []nats.Option{
 		nats.DisconnectErrHandler(func(*nats.Conn, error) { q.newLink() }),
+		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { q.refused.say(q.o.Logger, err, time.Now()) }),
+		// A server that refuses us twice would close the connection for good, and a mistake in accounts.conf end every process.
+		nats.IgnoreAuthErrorAbort(),
 		nats.Name("postroad " + q.o.Node + name),
 		nats.MaxReconnects(-1),
 		nats.ReconnectWait(250 * time.Millisecond),
@@ -153,6 +157,24 @@ func (q *Queue) connOptions(name string) []nats.Option {
 		nats.PingInterval(2 * time.Second),
 		nats.MaxPingsOutstanding(2),
 		nats.Timeout(3 * time.Second),
+	}
+}
+
+// repeats keeps what is said over and over out of the log.
+type repeats struct {
+	mu   sync.Mutex
+	text string
+	at   time.Time
+}
+
+const repeatEvery = 10 * time.Second
+
+func (r *repeats) say(log *slog.Logger, err error, now time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if text := err.Error(); text != r.text || now.Sub(r.at) >= repeatEvery {
+		r.text, r.at = text, now
+		log.Warn("a queue server complains", "error", err)
 	}
 }
 
