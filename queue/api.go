@@ -69,6 +69,11 @@ func (q *Queue) api(ctx context.Context, verb, name string, req, resp any) error
 }
 
 func (q *Queue) apiOn(ctx context.Context, nc *nats.Conn, limit time.Duration, verb, name string, req, resp any) error {
+	return q.apiCounted(ctx, nc, q.troublesOf(nc), limit, verb, name, req, resp)
+}
+
+// apiCounted is apiOn that notes in t how it ended.
+func (q *Queue) apiCounted(ctx context.Context, nc *nats.Conn, t *troubles, limit time.Duration, verb, name string, req, resp any) error {
 	var body []byte
 	if req != nil { // some calls refuse even "null"
 		var err error
@@ -80,7 +85,7 @@ func (q *Queue) apiOn(ctx context.Context, nc *nats.Conn, limit time.Duration, v
 	defer cancel()
 	msg, err := nc.RequestWithContext(ctx, "$JS.API."+verb+"."+name, body)
 	if err != nil {
-		q.troubleOn(nc, err)
+		q.count(nc, t, err)
 		return fmt.Errorf("%s %s: %w", verb, name, err)
 	}
 	var answer struct {
@@ -98,9 +103,9 @@ func (q *Queue) apiOn(ctx context.Context, nc *nats.Conn, limit time.Duration, v
 		err = errNoLeader
 	}
 	if err == nil || !hasCode(err, codeUnavailable) && !errors.Is(err, errNoLeader) {
-		q.troubleOn(nc, nil)
+		q.count(nc, t, nil)
 	} else {
-		q.troubleOn(nc, err)
+		q.count(nc, t, err)
 	}
 	if err != nil {
 		return fmt.Errorf("%s %s: %w", verb, name, err)

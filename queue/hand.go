@@ -139,15 +139,21 @@ func (s *hands) wait(ctx context.Context) error {
 	}
 }
 
-// keepHands tells the consumers at a third of AckWait that what we hold is in progress.
+// keepHands tells the consumers at a third of AckWait that what we hold is in progress, and at once when the connection was made anew: on the
+// one before nobody may have heard it for a while.
 func (q *Queue) keepHands() {
 	tick := time.NewTicker(q.o.AckWait / 3)
 	defer tick.Stop()
+	back := q.back
+	if q.o.Replicas == 1 { // see watchReturns
+		back = nil
+	}
 	for {
 		select {
 		case <-q.life.Done():
 			return
 		case <-tick.C:
+		case <-back:
 		}
 		q.hands.mu.Lock()
 		held := make([]*hand, 0, len(q.hands.m))

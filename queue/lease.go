@@ -69,13 +69,15 @@ func (q *Queue) whileRenewed(ctx context.Context, name string, rev uint64, until
 		fn(held)
 	}()
 	defer func() { lost(); <-done }()
+	over := time.AfterFunc(time.Until(until), lost) // in time, also while a renewal waits for its answer
+	defer over.Stop()
 	for sleep(ctx, leaseTTL/5) == nil {
 		asked := time.Now()
 		next, err := q.renew(held, name, rev)
 		switch {
-		case err == nil:
-			rev, until = next, asked.Add(leaseTTL-500*time.Millisecond)
-		case hasCode(err, codeWrongLastSeq, codeWrongLastSeqNew), time.Now().After(until):
+		case err == nil && over.Reset(time.Until(asked.Add(leaseTTL-500*time.Millisecond))):
+			rev = next
+		case ctx.Err() == nil && held.Err() != nil, hasCode(err, codeWrongLastSeq, codeWrongLastSeqNew):
 			q.o.Logger.Warn("lease lost", "lease", name, "error", err)
 			return
 		}

@@ -55,3 +55,30 @@ func TestLeaseThatCannotBeTaken(t *testing.T) {
 		t.Errorf("got %+v after the end", got)
 	}
 }
+
+// TestLeaseEndsInTime: whose renewals nobody answers stops before another process can have the lease, not when the next renewal is given up.
+func TestLeaseEndsInTime(t *testing.T) {
+	t.Parallel()
+	q := innerQueue(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var led time.Duration
+	q.Lead(ctx, "rotation", func(held context.Context) {
+		defer cancel()
+		began := time.Now()
+		if err := q.js.DeleteKeyValue(ctx, leaseBucket); err != nil {
+			t.Error(err)
+		}
+		sub, err := q.nc.SubscribeSync("$KV." + leaseBucket + ".>") // else "no responders" is an answer
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer func() { _ = sub.Unsubscribe() }()
+		<-held.Done()
+		led = time.Since(began)
+	})
+	if led < leaseTTL/2 || led > leaseTTL {
+		t.Errorf("it led for %s, want less than %s", led, leaseTTL)
+	}
+}

@@ -90,6 +90,7 @@ type Queue struct {
 	troubles     troubles     // of nc
 	callTroubles troubles     // of calls
 	listTroubles troubles     // of lists
+	idleTroubles troubles     // of nc, as watchLink finds
 	refused      repeats      // what servers say besides their answers
 	lastOK       atomic.Int64 // unix nanoseconds of the last answer of MAIL's leader
 	suspects     suspects
@@ -229,6 +230,9 @@ func (q *Queue) open(ctx context.Context) error {
 	q.wg.Go(q.watchPressure)
 	if q.o.Replicas == 1 {
 		q.wg.Go(q.watchReturns)
+	} else {
+		q.wg.Go(func() { q.watchLink(q.nc, &q.idleTroubles, apiTimeout) })
+		q.wg.Go(func() { q.watchLink(q.lists, &q.listTroubles, listTimeout) })
 	}
 	q.wg.Go(func() { q.events.run(q.life) })
 	return nil
@@ -288,7 +292,7 @@ func (q *Queue) watchPressure() {
 				full = true
 			}
 		}
-		if was := q.full.Load(); known && was != full {
+		if was := q.full.Load(); (full || known) && was != full { // one stream that is too full is enough, whatever becomes of the others
 			q.full.Store(full)
 			q.fullAt.Store(0)
 			if full {
@@ -314,22 +318,26 @@ const (
 type troubles struct {
 	failures   atomic.Int64
 	failing    atomic.Int64 // unix nanoseconds of the first of them
-	lastForced atomic.Int64
+	lastForced atomic.Int64 // when the connection was last made anew, whoever counted
 }
 
-// trouble notes how a call on nc ended; see troubleOn.
-func (q *Queue) trouble(err error) { q.troubleOn(q.nc, err) }
-
-// troubleOn notes how a call ended that only a stream's leader answers. An isolated server keeps its clients connected, so when nothing has
-// succeeded on a connection for a while it is made anew, to whichever server answers. What was cancelled by us says nothing.
-func (q *Queue) troubleOn(nc *nats.Conn, err error) {
-	t := &q.troubles
+// troublesOf are the troubles of a connection.
+func (q *Queue) troublesOf(nc *nats.Conn) *troubles {
 	switch nc {
 	case q.calls:
-		t = &q.callTroubles
+		return &q.callTroubles
 	case q.lists:
-		t = &q.listTroubles
+		return &q.listTroubles
 	}
+	return &q.troubles
+}
+
+// trouble notes how a call on nc ended; see count.
+func (q *Queue) trouble(err error) { q.count(q.nc, &q.troubles, err) }
+
+// count notes how a call ended that only a stream's leader answers. An isolated server keeps its clients connected, so when nothing has
+// succeeded on a connection for a while it is made anew, to whichever server answers. What was cancelled by us says nothing.
+func (q *Queue) count(nc *nats.Conn, t *troubles, err error) {
 	if err == nil {
 		t.failures.Store(0)
 		return
@@ -344,16 +352,27 @@ func (q *Queue) troubleOn(nc *nats.Conn, err error) {
 	if t.failures.Load() < 3 || now-t.failing.Load() < int64(troubleTime) {
 		return
 	}
-	last := t.lastForced.Load()
-	if now-last < int64(forceSpacing) || !t.lastForced.CompareAndSwap(last, now) {
+	forced := &q.troublesOf(nc).lastForced
+	last := forced.Load()
+	if now-last < int64(forceSpacing) || !forced.CompareAndSwap(last, now) {
 		return
 	}
 	t.failures.Store(0)
-	if len(nc.Servers()) < 2 {
+	if len(nc.Servers()) < 2 && q.o.Replicas == 1 { // else one address may stand for all servers
 		return
 	}
 	q.o.Logger.Warn("queue does not answer, connecting anew", "server", nc.ConnectedServerName(), "error", err)
 	if nc.IsConnected() {
 		_ = nc.ForceReconnect()
+	}
+}
+
+// watchLink asks over a connection, once a second, who leads MAIL. A pull that nobody answers is like one for which there is nothing, and an isolated
+// server answers direct gets: without a question that only a leader answers, a connection on which little else is done would stay there. Its
+// successes are no word of the publishes on nc, which go to other leaders too, so they do not count for those.
+func (q *Queue) watchLink(nc *nats.Conn, t *troubles, limit time.Duration) {
+	for sleep(q.life, time.Second) == nil {
+		var resp struct{}
+		_ = q.apiCounted(q.life, nc, t, limit, "STREAM.INFO", streamMail, nil, &resp) // it is counted
 	}
 }

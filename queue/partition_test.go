@@ -295,19 +295,7 @@ func TestEachConnectionLeavesAnIsolatedServer(t *testing.T) {
 			s.WaitForShutdown()
 		}
 	})
-	dials := 0
-	q, err := Open(t.Context(), Options{Node: "p", Replicas: 3, MaxBytes: 1 << 30, Logger: slog.New(slog.DiscardHandler),
-		Connect: func(extra ...nats.Option) (*nats.Conn, error) {
-			var urls []string
-			for k := range c.servers { // the first one to n0, the second to n1, the third to n2
-				urls = append(urls, fmt.Sprintf("nats://127.0.0.1:%d", c.options[(dials+k)%3].Port))
-			}
-			dials++
-			return nats.Connect(strings.Join(urls, ","), append(extra, nats.DontRandomize())...)
-		}})
-	if err != nil {
-		t.Fatal(err)
-	}
+	q := c.openSpread(t)
 	defer closeQueue(t, q)
 
 	cut(1, true)
@@ -328,4 +316,70 @@ func TestEachConnectionLeavesAnIsolatedServer(t *testing.T) {
 		_, err := q.streamInfo(t.Context(), streamMail, "", 0)
 		return err == nil
 	})
+}
+
+// openSpread opens a queue whose connections go to the three servers: nc to n0, calls to n1, lists to n2.
+func (c *cluster) openSpread(t *testing.T) *Queue {
+	t.Helper()
+	dials := 0
+	q, err := Open(t.Context(), Options{Node: "p", Replicas: 3, MaxBytes: 1 << 30, Logger: slog.New(slog.DiscardHandler),
+		Connect: func(extra ...nats.Option) (*nats.Conn, error) {
+			var urls []string
+			for k := range c.servers {
+				urls = append(urls, fmt.Sprintf("nats://127.0.0.1:%d", c.options[(dials+k)%3].Port))
+			}
+			dials++
+			return nats.Connect(strings.Join(urls, ","), append(extra, nats.DontRandomize())...)
+		}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return q
+}
+
+// TestIdleConnectionsLeaveAnIsolatedServer: one on which nothing is asked that only a leader answers leaves it too. Until then its server tells of
+// the board as it was when it was cut off.
+func TestIdleConnectionsLeaveAnIsolatedServer(t *testing.T) {
+	c, cut := wiredCluster(t)
+	for i := range c.servers {
+		c.start(t, i)
+	}
+	t.Cleanup(func() {
+		for _, s := range c.servers {
+			s.Shutdown()
+			s.WaitForShutdown()
+		}
+	})
+	q := c.openSpread(t)
+	defer closeQueue(t, q)
+	known := make(chan string, 16)
+	ctx, cancel := context.WithCancel(t.Context())
+	var follower sync.WaitGroup
+	defer follower.Wait()
+	defer cancel()
+	follower.Go(func() {
+		if err := q.FollowPostings(ctx, func(p Posting, _ bool) { known <- p.Name }, func(error) {}); err != nil {
+			t.Error(err)
+		}
+	})
+	hears := func(name string) {
+		t.Helper()
+		eventually(t, "nobody hears of "+name, func() bool {
+			return q.Post(t.Context(), Posting{Kind: "test", Name: name, Data: []byte("{}")}) == nil
+		})
+		select {
+		case got := <-known:
+			if got != name {
+				t.Errorf("heard of %s, want %s", got, name)
+			}
+		case <-time.After(time.Minute):
+			t.Errorf("%s is not known, lists are made by %s", name, q.lists.ConnectedServerName())
+		}
+	}
+	hears("before")
+	if on := q.lists.ConnectedServerName(); on != "n2" {
+		t.Fatalf("lists are made by %s, want n2", on)
+	}
+	cut(2, true)
+	hears("after")
 }
