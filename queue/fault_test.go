@@ -358,27 +358,6 @@ func TestFull(t *testing.T) {
 	t.Error("Full() does not show the watermark")
 }
 
-// TestFullWhileAnotherStreamIsSilent: one stream of which nothing is known hides no other one.
-func TestFullWhileAnotherStreamIsSilent(t *testing.T) {
-	t.Parallel()
-	s, err := embedded.Start(embedded.Options{Dir: t.TempDir(), MaxBytes: StoreBytes(1 << 20), Logger: slog.New(slog.DiscardHandler)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	q, err := Open(t.Context(), Options{Connect: s.Connect, Node: "test", MaxBytes: 1 << 20, Logger: slog.New(slog.DiscardHandler)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = q.Close(context.Background()); _ = s.Stop(context.Background()) }()
-	if err := q.js.DeleteStream(t.Context(), streamLater); err != nil {
-		t.Fatal(err)
-	}
-	if err := q.Accept(t.Context(), NewID(), sampleEnvelope(), strings.NewReader(strings.Repeat("x", 920<<10))); err != nil {
-		t.Fatal(err)
-	}
-	eventually(t, "Full() does not show the watermark", q.Full)
-}
-
 func TestReopen(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

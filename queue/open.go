@@ -83,6 +83,7 @@ type Queue struct {
 	settled  settledJobs
 	back     chan struct{} // the connection was made anew
 	rest     time.Duration // settleRest
+	patience time.Duration // chunkPatience
 	leases   leaseFaults
 
 	full         atomic.Bool
@@ -117,7 +118,7 @@ func Open(ctx context.Context, o Options) (*Queue, error) {
 	if o.SeenWindow == 0 {
 		o.SeenWindow = time.Hour
 	}
-	q := &Queue{o: o, back: make(chan struct{}, 1), rest: settleRest}
+	q := &Queue{o: o, back: make(chan struct{}, 1), rest: settleRest, patience: chunkPatience}
 	q.spender = newSpender(bucketStore{casBucket{q, limitBucket}})
 	q.pacer = &pacer{store: casBucket{q, limitBucket}, clock: &q.spender.clock, time: time.Now, pause: sleep}
 	q.newLink()

@@ -346,12 +346,27 @@ func (p *pass) judgeMail(ctx context.Context, id MessageID) error {
 		if time.Since(id.Time()) < chunkPatience {
 			return nil
 		}
-		p.count(&p.r.Chunks)
-		return p.purgeUnlessMail(ctx, m.kind, id)
+		return p.dropAbandoned(ctx, m.kind, id)
 	default:
 		p.count(&p.r.Orphans)
 		return p.purgeUnlessMail(ctx, m.kind, id)
 	}
+}
+
+// dropAbandoned removes chunks of which none has come for long, by the servers' clock: that of the ingress, which is in the id, may be hours behind.
+func (p *pass) dropAbandoned(ctx context.Context, kind Kind, id MessageID) error {
+	last, err := p.q.getLeader(ctx, streamMail, string(kind)+"."+string(id)+".c.*")
+	if errors.Is(err, errAbsent) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if age := p.q.spender.clock.nanos(time.Now()) - last.time.UnixNano(); time.Duration(age) < p.q.patience {
+		return nil
+	}
+	p.count(&p.r.Chunks)
+	return p.purgeUnlessMail(ctx, kind, id)
 }
 
 func (p *pass) purgeUnlessMail(ctx context.Context, kind Kind, id MessageID) error {

@@ -1,6 +1,7 @@
 package queue
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
 	"net"
@@ -10,6 +11,8 @@ import (
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
+
+	"postroad/queue/embedded"
 )
 
 // TestServersThatRefuseForAWhile: a mistake in the servers' accounts, put right a little later, ends no process for good.
@@ -50,4 +53,25 @@ func TestServersThatRefuseForAWhile(t *testing.T) {
 	if err := q.Accept(t.Context(), q.NewID(), sampleEnvelopeTo("example.com"), strings.NewReader("content")); err != nil {
 		t.Error(err)
 	}
+}
+
+// TestFullWhileAnotherStreamIsSilent: one stream of which nothing is known hides no other one.
+func TestFullWhileAnotherStreamIsSilent(t *testing.T) {
+	t.Parallel()
+	s, err := embedded.Start(embedded.Options{Dir: t.TempDir(), MaxBytes: StoreBytes(1 << 20), Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	q, err := Open(t.Context(), Options{Connect: s.Connect, Node: "test", MaxBytes: 1 << 20, Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = q.Close(context.Background()); _ = s.Stop(context.Background()) }()
+	if err := q.js.DeleteStream(t.Context(), streamLater); err != nil {
+		t.Fatal(err)
+	}
+	if err := q.Accept(t.Context(), NewID(), sampleEnvelope(), strings.NewReader(strings.Repeat("x", 920<<10))); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "Full() does not show the watermark", q.Full)
 }
