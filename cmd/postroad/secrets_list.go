@@ -15,11 +15,12 @@ type secretsCmd struct {
 	List   secretsListCmd   `cmd:"" help:"List all secrets: versions, ages, ends, states, and when clients used their passwords last. Never a secret itself."`
 	Schema secretsSchemaCmd `cmd:"" help:"Describe the tree of secrets: every field, and who may read it."`
 	Rotate secretsRotateCmd `cmd:"" help:"Replace the authority, certificates of servers and passwords of clients, any of them, and see them in force."`
+	ACME   secretsACMECmd   `cmd:"" name:"acme" help:"Have a certificate of a server issued by a public authority, or your own one, by ACME with a record in the DNS; does nothing until it is due. For a timer."`
 	CA     secretsCACmd     `cmd:"" name:"ca" help:"Print the roots that clients should trust, in PEM."`
 }
 
 type secretsListCmd struct {
-	Kind         string `arg:"" optional:"" help:"Only dkim, clients, tls, smarthosts or ca."`
+	Kind         string `arg:"" optional:"" help:"Only dkim, clients, tls, smarthosts, ca or acme."`
 	OldPasswords bool   `help:"Only clients that have used an old password since they have a new one: when, from which address, and at which node."`
 }
 
@@ -36,7 +37,7 @@ type listedSecret struct {
 // Run lists.
 func (l secretsListCmd) Run(a *app) error {
 	if l.Kind = strings.Trim(l.Kind, "/"); l.Kind != "" && !isKind(l.Kind) {
-		return usage("there are no secrets of the kind %q: want dkim, clients, tls, smarthosts or ca", l.Kind)
+		return usage("there are no secrets of the kind %q: want dkim, clients, tls, smarthosts, ca or acme", l.Kind)
 	}
 	if l.OldPasswords && l.Kind != "" && l.Kind != secrets.KindClients {
 		return usage("--old-passwords is about clients")

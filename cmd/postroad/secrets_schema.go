@@ -12,13 +12,13 @@ import (
 )
 
 type secretsSchemaCmd struct {
-	Kind string `arg:"" optional:"" help:"Only dkim, clients, tls, smarthosts or ca."`
+	Kind string `arg:"" optional:"" help:"Only dkim, clients, tls, smarthosts, ca or acme."`
 }
 
 // Run describes.
 func (c secretsSchemaCmd) Run(a *app) error {
 	if c.Kind != "" && !isKind(c.Kind) {
-		return usage("there are no secrets of the kind %q: want dkim, clients, tls, smarthosts or ca", c.Kind)
+		return usage("there are no secrets of the kind %q: want dkim, clients, tls, smarthosts, ca or acme", c.Kind)
 	}
 	var kinds []secrets.Kind
 	for _, k := range secrets.Schema() {

@@ -8,6 +8,9 @@
 //	queue.Lead(ctx, dkim.Lease, k.Run)
 //
 //	signatures, err := dkim.Verify(ctx, dns, message)
+//
+//	p, err := dkim.NewProofs(c, time.Minute) // for who must prove that a name is ours, by a record that is published in the same way
+//	remove, err := p.Publish(ctx, "_acme-challenge.relay.example.com", value)
 package dkim
 
 import (

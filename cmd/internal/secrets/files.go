@@ -35,8 +35,13 @@ func fileOf(field string) string {
 	return field + ".pem"
 }
 
-// single is the field by which a version is known, and without which there is no secret.
-const single = "certificate"
+// single is the field of a kind by which a version is known, and without which there is no secret.
+func single(kind string) string {
+	if kind == KindACME {
+		return fieldPrivateKey
+	}
+	return fieldCertificate
+}
 
 func (t dirTree) dir(kind, name string) string { return filepath.Join(t.root, kind, name) }
 
@@ -69,7 +74,7 @@ func (t dirTree) list(_ context.Context, kind string) ([]string, error) {
 }
 
 func (t dirTree) look(_ context.Context, kind, name string) (item, error) {
-	path := filepath.Join(t.dir(kind, name), fileOf(single))
+	path := filepath.Join(t.dir(kind, name), fileOf(single(kind)))
 	if kind == KindSmarthosts {
 		path = t.dir(kind, name) + ".json"
 	}
@@ -86,20 +91,20 @@ func (t dirTree) read(ctx context.Context, kind, name string, fields ...string) 
 		return i, err
 	}
 	i.fields = map[string]string{}
-	if !slices.Contains(fields, single) {
-		fields = append(slices.Clone(fields), single)
+	if !slices.Contains(fields, single(kind)) {
+		fields = append(slices.Clone(fields), single(kind))
 	}
 	for _, field := range fields {
 		text, err := readField(filepath.Join(t.dir(kind, name), fileOf(field)), field == fieldPrivateKey)
 		switch {
-		case errors.Is(err, fs.ErrNotExist) && field != single:
+		case errors.Is(err, fs.ErrNotExist) && field != single(kind):
 		case err != nil:
 			return item{}, t.explain(kind, name, err)
 		case text != "":
 			i.fields[field] = text
 		}
 	}
-	i.revision = revisionOf(i.fields[single])
+	i.revision = revisionOf(i.fields[single(kind)])
 	return i, nil
 }
 
@@ -162,7 +167,7 @@ func (t dirTree) write(ctx context.Context, kind, name string, fields, _ map[str
 	if err := place.tidy(); err != nil {
 		return fail(err)
 	}
-	found, err := t.read(ctx, kind, name, single)
+	found, err := t.read(ctx, kind, name, single(kind))
 	switch {
 	case errors.Is(err, ErrNotThere) && revision == "":
 	case errors.Is(err, ErrNotThere), err == nil && found.revision != revision:
@@ -176,13 +181,13 @@ func (t dirTree) write(ctx context.Context, kind, name string, fields, _ map[str
 	return t.read(ctx, kind, name)
 }
 
-// make makes the directory of a kind. That of authorities belongs to whoever gives the command: no server needs it. Others belong to the owner
-// of all secrets.
+// make makes the directory of a kind. Those of authorities and of accounts there belong to whoever gives the command: no server needs them.
+// Others belong to the owner of all secrets.
 func (t dirTree) make(above, kind string) error {
 	if _, err := os.Stat(above); err == nil || !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	if err := os.MkdirAll(above, 0o700); err != nil || kind == KindAuthority {
+	if err := os.MkdirAll(above, 0o700); err != nil || kind == KindAuthority || kind == KindACME {
 		return err
 	}
 	info, err := os.Stat(t.root)

@@ -54,6 +54,7 @@ func (s *Secrets) Entries(ctx context.Context, kind string, now time.Time) ([]En
 		{KindTLS, func(ctx context.Context, _ time.Time) ([]Entry, error) { return s.entriesOf(ctx, KindTLS) }},
 		{KindSmarthosts, func(ctx context.Context, _ time.Time) ([]Entry, error) { return s.entriesOf(ctx, KindSmarthosts) }},
 		{KindAuthority, func(ctx context.Context, _ time.Time) ([]Entry, error) { return s.entriesOf(ctx, KindAuthority) }},
+		{KindACME, func(ctx context.Context, _ time.Time) ([]Entry, error) { return s.entriesOf(ctx, KindACME) }},
 	}
 	var all []Entry
 	var errs []error
@@ -109,7 +110,9 @@ func (s *Secrets) entry(ctx context.Context, kind, name string) Entry {
 	i, err := t.look(ctx, kind, name)
 	if err == nil {
 		e.Version, e.Since = i.Version, i.Modified
-		if kind != KindSmarthosts && !e.bySaying(i.about) {
+		if kind == KindACME {
+			e.State = "account"
+		} else if kind != KindSmarthosts && !e.bySaying(i.about) {
 			err = e.byReading(ctx, t)
 		}
 	}

@@ -7,9 +7,10 @@ const (
 	KindTLS        = "tls"
 	KindSmarthosts = "smarthosts"
 	KindAuthority  = "ca"
+	KindACME       = "acme"
 )
 
-// Fields of tls/<name>.
+// Fields of tls/<name>; acme/<name> has the second one alone.
 const (
 	fieldCertificate = "certificate"
 	fieldPrivateKey  = "private_key"
@@ -38,7 +39,7 @@ type Field struct {
 
 // Schema is the tree of secrets.
 func Schema() []Kind {
-	return []Kind{dkimKind(), clientsKind(), tlsKind(), smarthostsKind(), authorityKind()}
+	return []Kind{dkimKind(), clientsKind(), tlsKind(), smarthostsKind(), authorityKind(), acmeKind()}
 }
 
 func dkimKind() Kind {
@@ -110,7 +111,7 @@ func tlsKind() Kind {
 		Files:   "tls/<name>/cert.pem (certificate) and key.pem (private_key)",
 		Meaning: "The certificate of a listener that names it (ingress.listeners[].certificates: [{secret: <name>}]), or one that delivery shows to next hops (delivery.routes[].client_cert: <name>). The policy of delivery lets it read names that begin with client-, no other.",
 		Readers: []string{"ingress"},
-		Writer:  "postroad secrets rotate --server-cert, or whoever issues certificates",
+		Writer:  "postroad secrets rotate --server-cert, postroad secrets acme, or whoever issues certificates",
 		Fields: []Field{
 			{fieldCertificate, "PEM", "The server's certificate first, then each one's issuer; the root may be left out.", true, false},
 			{fieldPrivateKey, "PEM", "Its key: RSA or ECDSA.", true, true},
@@ -160,6 +161,23 @@ func authorityKind() Kind {
   -----BEGIN CERTIFICATE-----
   …
 private_key: |
+  -----BEGIN PRIVATE KEY-----
+  …
+`,
+	}
+}
+
+func acmeKind() Kind {
+	return Kind{
+		Name: KindACME, Path: "acme/<name>",
+		Files:   "acme/<name>/key.pem",
+		Meaning: "The key of an account at an authority that issues certificates by ACME. Its name is the host of the authority unless told otherwise. No role may read it: only who gives the commands.",
+		Readers: []string{},
+		Writer:  "postroad secrets acme, when there is none",
+		Fields: []Field{
+			{fieldPrivateKey, "PEM", "The key: ECDSA on P-256. An account that you have elsewhere is taken over by its key, RSA or ECDSA.", true, true},
+		},
+		Example: `private_key: |
   -----BEGIN PRIVATE KEY-----
   …
 `,

@@ -138,7 +138,11 @@ func TestSchemaOfCertificates(t *testing.T) {
 	if _, err := s.StorePair(t.Context(), "x", selfSigned(t, "a.example"), Version{}); err != nil {
 		t.Fatal(err)
 	}
+	if _, err := s.MakeAccountKey(t.Context(), "x"); err != nil {
+		t.Fatal(err)
+	}
 	for kind, read := range map[string]func() error{
+		KindACME:      func() error { _, err := s.AccountKey(t.Context(), "x"); return err },
 		KindAuthority: func() error { _, _, err := s.Authority(t.Context(), "x", true); return err },
 		KindTLS:       func() error { _, _, err := s.Certificate("x").Source.Pair(t.Context()); return err },
 	} {

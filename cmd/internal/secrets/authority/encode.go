@@ -18,7 +18,7 @@ const (
 
 // Fields is the authority as a secret holds it, all in PEM.
 func (a *Authority) Fields() (map[string]string, error) {
-	key, err := encodeKey(a.key)
+	key, err := EncodeKey(a.key)
 	if err != nil {
 		return nil, err
 	}
@@ -52,7 +52,7 @@ func Parse(fields map[string]string, withKey bool) (*Authority, error) {
 	if !withKey {
 		return a, nil
 	}
-	if a.key, err = parseKey([]byte(fields[FieldPrivateKey])); err != nil {
+	if a.key, err = ParseKey([]byte(fields[FieldPrivateKey])); err != nil {
 		return nil, fmt.Errorf("has a %s that %w", FieldPrivateKey, err)
 	}
 	if public, is := a.key.Public().(interface{ Equal(crypto.PublicKey) bool }); !is || !public.Equal(a.Root.PublicKey) {
@@ -85,7 +85,8 @@ func EncodeCertificate(c *x509.Certificate) []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw})
 }
 
-func encodeKey(key crypto.Signer) ([]byte, error) {
+// EncodeKey writes a private key in PEM, as PKCS #8.
+func EncodeKey(key crypto.Signer) ([]byte, error) {
 	der, err := x509.MarshalPKCS8PrivateKey(key)
 	if err != nil {
 		return nil, fmt.Errorf("encode key: %w", err)
@@ -94,8 +95,8 @@ func encodeKey(key crypto.Signer) ([]byte, error) {
 	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), nil
 }
 
-// parseKey reads PKCS #8, or what older programs write. Errors read as the rest of a sentence.
-func parseKey(text []byte) (crypto.Signer, error) {
+// ParseKey reads PKCS #8, or what older programs write. Errors read as the rest of a sentence.
+func ParseKey(text []byte) (crypto.Signer, error) {
 	for {
 		var block *pem.Block
 		if block, text = pem.Decode(text); block == nil {

@@ -9,8 +9,10 @@ import (
 	"crypto/rsa"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strings"
 	"time"
 
@@ -45,7 +47,7 @@ func (p *Pair) PEM() (chain, key []byte, err error) {
 	for _, c := range p.Chain {
 		chain = append(chain, EncodeCertificate(c)...)
 	}
-	key, err = encodeKey(p.key)
+	key, err = EncodeKey(p.key)
 	return chain, key, err
 }
 
@@ -163,4 +165,38 @@ func Names(leaf *x509.Certificate) []string {
 // IsSelfSigned reports a certificate that nobody else vouches for.
 func IsSelfSigned(leaf *x509.Certificate) bool {
 	return bytes.Equal(leaf.RawIssuer, leaf.RawSubject) && leaf.CheckSignature(leaf.SignatureAlgorithm, leaf.RawTBSCertificate, leaf.Signature) == nil
+}
+
+// NewPair joins our key with the certificate that somebody else has issued for it. It refuses what clients would refuse, but for a root that they
+// do not know. Errors read as the rest of a sentence about the certificate.
+func NewPair(chain []*x509.Certificate, key crypto.Signer, names []string, now time.Time) (*Pair, error) {
+	if len(chain) == 0 {
+		return nil, errors.New("is none")
+	}
+	leaf := chain[0]
+	if public, is := key.Public().(interface{ Equal(crypto.PublicKey) bool }); !is || !public.Equal(leaf.PublicKey) {
+		return nil, errors.New("is for another key than ours")
+	}
+	for _, name := range names {
+		if !slices.Contains(Names(leaf), name) {
+			return nil, fmt.Errorf("is not for %s, but for %s", name, strings.Join(Names(leaf), ", "))
+		}
+	}
+	if !slices.Contains(leaf.ExtKeyUsage, x509.ExtKeyUsageServerAuth) {
+		return nil, errors.New("is not for servers (extended key usage)")
+	}
+	for i, c := range chain {
+		switch {
+		case now.Before(c.NotBefore):
+			return nil, fmt.Errorf("begins at %s, which is yet to come by the clock of this machine (%s)", c.NotBefore.UTC().Format(time.RFC3339), c.Subject)
+		case !now.Before(c.NotAfter):
+			return nil, fmt.Errorf("has ended at %s by the clock of this machine (%s)", c.NotAfter.UTC().Format(time.RFC3339), c.Subject)
+		case i+1 == len(chain):
+		default:
+			if err := c.CheckSignatureFrom(chain[i+1]); err != nil {
+				return nil, fmt.Errorf("has a chain in which %q is not issued by %q, which follows it: %w", c.Subject, chain[i+1].Subject, err)
+			}
+		}
+	}
+	return &Pair{Leaf: leaf, Chain: chain, key: key}, nil
 }
