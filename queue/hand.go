@@ -230,6 +230,9 @@ const maxFetch = 256
 // handed back for the other.
 const fetchWait = time.Second
 
+// crowdedPause is how long mail is left where it is when there is no room for its jobs.
+const crowdedPause = 250 * time.Millisecond
+
 // pull hands the messages of a consumer to handle, each on its own goroutine, at most window at a time, until ctx ends and
 // all of them have returned. handle gets a context that lives until Close.
 func (q *Queue) pull(ctx context.Context, stream, consumer string, window int, handle func(context.Context, *hand, *jetstream.MsgMetadata)) error {
@@ -245,6 +248,11 @@ func (q *Queue) pull(ctx context.Context, stream, consumer string, window int, h
 		n, err := free.acquire(ctx, min(window, maxFetch))
 		if err != nil {
 			return nil
+		}
+		if stream == streamMail && q.crowded.Load() {
+			free.release(n)
+			_ = sleep(ctx, crowdedPause)
+			continue
 		}
 		link := q.linkNumber()
 		if link != last && q.o.Replicas == 1 {

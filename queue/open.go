@@ -39,7 +39,7 @@ type Options struct {
 // DefaultAckWait is longer than the election of a stream leader (5–7 s) by a wide margin.
 const DefaultAckWait = 30 * time.Second
 
-// watermark is the share of a stream's MaxBytes above which ingress refuses new mail.
+// watermark is the share of MAIL's MaxBytes, and of JOBS and LATER together that of one of them, above which ingress refuses new mail.
 const watermark = 0.85
 
 // Sentinels of the queue.
@@ -87,6 +87,7 @@ type Queue struct {
 	leases   leaseFaults
 
 	full         atomic.Bool
+	crowded      atomic.Bool  // of jobs: no mail is made into jobs
 	fullAt       atomic.Int64 // unix nanoseconds since when; 0: it is not
 	troubles     troubles     // of nc
 	callTroubles troubles     // of calls
@@ -274,26 +275,16 @@ func (q *Queue) watchPressure() {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	for {
-		full, known := false, true
-		for _, s := range []string{streamMail, streamJobs, streamLater} {
-			ctx, cancel := context.WithTimeout(q.life, 4*time.Second)
-			asked := time.Now()
-			info, err := q.streamInfo(ctx, s, "", 0)
-			cancel()
-			if err != nil {
-				known = false
-				continue
-			}
-			if s == streamMail {
-				answered := time.Now()
-				q.lastOK.Store(answered.UnixNano())
-				q.spender.clock.note(info.Time, asked, answered)
-			}
-			if m := info.Config.MaxBytes; m > 0 && float64(info.State.Bytes) > watermark*float64(m) {
-				full = true
-			}
+		mail, known := q.fillOf(streamMail)
+		jobs, jobsKnown := q.fillOf(streamJobs)
+		later, laterKnown := q.fillOf(streamLater)
+		// All that is ready must find room where it waits, and back: were both full, each job would wait for the room of another one.
+		crowded := jobs+later > watermark
+		if crowded || jobsKnown && laterKnown {
+			q.crowded.Store(crowded)
 		}
-		if was := q.full.Load(); (full || known) && was != full { // one stream that is too full is enough, whatever becomes of the others
+		full := mail > watermark || crowded // one that is too full is enough, whatever becomes of the others
+		if was := q.full.Load(); (full || known && jobsKnown && laterKnown) && was != full {
 			q.full.Store(full)
 			q.fullAt.Store(0)
 			if full {
@@ -307,6 +298,26 @@ func (q *Queue) watchPressure() {
 		case <-tick.C:
 		}
 	}
+}
+
+// fillOf is how much of its MaxBytes a stream uses; 0 and not known when nobody answers.
+func (q *Queue) fillOf(stream string) (share float64, known bool) {
+	ctx, cancel := context.WithTimeout(q.life, 4*time.Second)
+	defer cancel()
+	asked := time.Now()
+	info, err := q.streamInfo(ctx, stream, "", 0)
+	if err != nil {
+		return 0, false
+	}
+	if stream == streamMail {
+		answered := time.Now()
+		q.lastOK.Store(answered.UnixNano())
+		q.spender.clock.note(info.Time, asked, answered)
+	}
+	if info.Config.MaxBytes <= 0 {
+		return 0, true
+	}
+	return float64(info.State.Bytes) / float64(info.Config.MaxBytes), true
 }
 
 const (
