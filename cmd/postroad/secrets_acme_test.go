@@ -84,7 +84,7 @@ func TestS4_10_ACME(t *testing.T) {
 		mentions(t, d.acme(1, ca), "has a chain in which")
 		ca.Stranger = false
 		dns.AddServer("ns2.example.com", "127.0.0.3")
-		mentions(t, d.acme(1, ca, "--dns-wait", "1s"), "is not at all name servers", "ns2.example.com")
+		mentions(t, d.acme(1, ca, "--dns-wait", "3s"), "is not at all name servers", "ns2.example.com")
 		dns.AddServer("ns2.example.com", "127.0.0.1")
 		mentions(t, d.acme(1, ca, "--names", "relay.example.org"), "zone of _acme-challenge.relay.example.org")
 		if got := d.listed("tls")["relay"]; got.Fingerprint != due.Fingerprint {
