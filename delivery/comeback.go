@@ -165,7 +165,10 @@ func (c *comeback) about(ctx context.Context, token verp.Token) error {
 	case errors.Is(err, queue.ErrTooManyFacts):
 		c.kinds = append(c.kinds, "unattributed")
 		c.w.o.Logger.Warn("the sender of what came back cannot be found, he is not told and nobody is suppressed", "msg_id", token.ID, "error", err)
-	case err != nil && !errors.Is(err, queue.ErrNotFound):
+	case errors.Is(err, queue.ErrNotFound):
+		c.kinds = append(c.kinds, "unattributed")
+		c.w.o.Logger.Warn("nothing is known any more of the mail that came back, its sender is not told", "msg_id", token.ID)
+	case err != nil:
 		return err
 	}
 	if c.report.Kind == report.Feedback {
