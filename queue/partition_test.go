@@ -24,9 +24,23 @@ type wire struct {
 	to string
 	wg sync.WaitGroup
 
-	mu    sync.Mutex
-	isCut bool
-	conns []net.Conn
+	mu       sync.Mutex
+	isCut    bool
+	isSilent atomic.Bool // what is sent is lost, and nobody notices
+	conns    []net.Conn
+}
+
+// into is an end of a wire.
+type into struct {
+	net.Conn
+	w *wire
+}
+
+func (i into) Write(b []byte) (int, error) {
+	if i.w.isSilent.Load() {
+		return len(b), nil
+	}
+	return i.Conn.Write(b)
 }
 
 func (w *wire) run() {
@@ -46,7 +60,7 @@ func (w *wire) run() {
 		w.mu.Unlock()
 		for _, pair := range [][2]net.Conn{{in, out}, {out, in}} {
 			w.wg.Go(func() {
-				_, _ = io.Copy(pair[0], pair[1])
+				_, _ = io.Copy(into{pair[0], w}, pair[1])
 				_, _ = pair[0].Close(), pair[1].Close()
 			})
 		}
@@ -70,6 +84,20 @@ func (w *wire) set(isCut bool) {
 // wiredCluster is one whose servers reach each other by wires only (what they tell each other of their addresses leads nowhere); cut cuts a server off from the others, or joins it again.
 func wiredCluster(t *testing.T) (c *cluster, cut func(server int, isCut bool)) {
 	t.Helper()
+	c, wires := wire3(t)
+	return c, func(i int, isCut bool) {
+		for j := range wires {
+			if i != j {
+				wires[i][j].set(isCut)
+				wires[j][i].set(isCut)
+			}
+		}
+	}
+}
+
+// wire3 is wiredCluster with the wires in hand, by where they begin and end.
+func wire3(t *testing.T) (c *cluster, wires [3][3]*wire) {
+	t.Helper()
 	c = &cluster{}
 	listen := func() net.Listener {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -84,7 +112,6 @@ func wiredCluster(t *testing.T) (c *cluster, cut func(server int, isCut bool)) {
 		ports[i] = l.Addr().(*net.TCPAddr).Port
 		defer func() { _ = l.Close() }()
 	}
-	var wires [3][3]*wire
 	for i := range c.servers {
 		var routes []*url.URL
 		for j := range c.servers {
@@ -103,14 +130,7 @@ func wiredCluster(t *testing.T) (c *cluster, cut func(server int, isCut bool)) {
 				Advertise: "127.0.0.1:1"}, Routes: routes,
 		}
 	}
-	return c, func(i int, isCut bool) {
-		for j := range wires {
-			if i != j {
-				wires[i][j].set(isCut)
-				wires[j][i].set(isCut)
-			}
-		}
-	}
+	return c, wires
 }
 
 // paced is what several processes do with the slots and turns of one key.
@@ -382,4 +402,70 @@ func TestIdleConnectionsLeaveAnIsolatedServer(t *testing.T) {
 	}
 	cut(2, true)
 	hears("after")
+}
+
+// TestWorkerLeavesASilentServer: a worker waits for jobs at a server that hears nothing of the others, without any connection being closed: nobody
+// answers its pulls, which is as if there were none. It finds a server that has some.
+func TestWorkerLeavesASilentServer(t *testing.T) {
+	c, wires := wire3(t)
+	for i := range c.servers {
+		c.start(t, i)
+	}
+	t.Cleanup(func() {
+		for _, s := range c.servers {
+			s.Shutdown()
+			s.WaitForShutdown()
+		}
+	})
+	worker := c.openSpread(t)
+	defer closeQueue(t, worker)
+	other, err := Open(t.Context(), Options{Node: "other", Replicas: 3, MaxBytes: 1 << 30, Logger: slog.New(slog.DiscardHandler),
+		Connect: func(extra ...nats.Option) (*nats.Conn, error) {
+			return nats.Connect(fmt.Sprintf("nats://127.0.0.1:%d,nats://127.0.0.1:%d", c.options[1].Port, c.options[2].Port), extra...)
+		}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer closeQueue(t, other)
+	ctx, cancel := context.WithCancel(t.Context())
+	var delivery sync.WaitGroup
+	defer delivery.Wait()
+	defer cancel()
+	taken := make(chan MessageID, 16)
+	delivery.Go(func() {
+		if err := worker.Deliver(ctx, 64, func(ctx context.Context, d *Delivery) {
+			if d.Settle(ctx, Settlement{}) == nil {
+				taken <- d.Job.ID
+			}
+		}); err != nil {
+			t.Error(err)
+		}
+	})
+	takes := func(when string) {
+		t.Helper()
+		id := NewID()
+		j := other.storeMail(t, id, "example.com")[0]
+		other.storeJob(t, other.readySpot("example.com"), j, 1)
+		select {
+		case got := <-taken:
+			if got != id {
+				t.Errorf("%s: took %s, want %s", when, got, id)
+			}
+		case <-time.After(time.Minute):
+			t.Errorf("%s: a job was not taken in a minute, pulls go to %s", when, worker.nc.ConnectedServerName())
+		}
+	}
+	takes("before")
+	if on := worker.nc.ConnectedServerName(); on != "n0" {
+		t.Fatalf("pulls go to %s, want n0", on)
+	}
+	for j := 1; j < 3; j++ {
+		wires[0][j].isSilent.Store(true)
+		wires[j][0].isSilent.Store(true)
+	}
+	eventually(t, "the other servers elect no leader", func() bool { _, err := other.mark(streamMail); return err == nil })
+	eventually(t, "the other servers elect no leader", func() bool { _, err := other.mark(streamJobs); return err == nil })
+	began := time.Now()
+	takes("after")
+	t.Logf("taken after %s", time.Since(began).Round(time.Second))
 }
