@@ -61,6 +61,11 @@ func (t *tenancy) claim(member, node string, c Claim, now int64) Claimed {
 		t.Tenants = append(t.Tenants, tenant{Member: member, Node: node, Since: now})
 	}
 	t.Limit = c.Limit
+	for j := range t.Tenants { // a time that is far ahead is from before the clock was set
+		if x := &t.Tenants[j]; x.Since > now+slotTurn.Milliseconds() {
+			x.Since = now
+		}
+	}
 	me := &t.Tenants[i]
 	use := min(c.Use, me.Have)
 	me.Want = c.Want
