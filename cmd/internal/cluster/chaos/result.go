@@ -104,7 +104,7 @@ func (h *harness) balance(ctx context.Context) (*ledger.Report, error) {
 		return nil, fmt.Errorf("list the queue: %w", err)
 	}
 	if err := h.insist(ctx, func(ctx context.Context) (err error) {
-		rec.Finishes, err = h.finishes(ctx)
+		rec.Finishes, rec.Received, err = h.history(ctx)
 		return err
 	}); err != nil {
 		return nil, fmt.Errorf("read the history: %w", err)
@@ -140,18 +140,21 @@ func (h *harness) queued(ctx context.Context, messages []ledger.Message) (map[st
 	return out, nil
 }
 
-// finishes are the deliveries that the queue has on record.
-func (h *harness) finishes(ctx context.Context) ([]ledger.Finish, error) {
-	var out []ledger.Finish
+// history is what the queue has on record: deliveries, and the recipients of what was received.
+func (h *harness) history(ctx context.Context) (finishes []ledger.Finish, received map[string]bool, err error) {
+	received = make(map[string]bool)
 	for e, err := range h.roles.Ops().Trace(ctx, ops.TraceFilter{Since: h.began}) {
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
-		if e.Type == queue.Delivered {
-			out = append(out, ledger.Finish{ID: string(e.ID), Recipient: e.Recipient, At: e.Time})
+		switch e.Type {
+		case queue.Delivered:
+			finishes = append(finishes, ledger.Finish{ID: string(e.ID), Recipient: e.Recipient, At: e.Time})
+		case queue.Reception:
+			received[e.Recipient] = true
 		}
 	}
-	return out, nil
+	return finishes, received, nil
 }
 
 // print shows the account and reports whether the run is a success.

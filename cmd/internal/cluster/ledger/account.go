@@ -20,6 +20,8 @@ type Records struct {
 	// Finishes are the facts that say that a delivery was recorded: once one
 	// is there, nothing may bring the mail out again.
 	Finishes []Finish
+	// Received are the recipients of whose mail the history has the reception.
+	Received map[string]bool
 	// Released says that the recipients that wait were let through at the end.
 	Released bool
 	// Grace is how long a delivery may take from the peer's 250 to its record
@@ -46,6 +48,7 @@ type Report struct {
 	Waiting   int // still queued, as wanted
 	Cancelled int // gone, as an operator wished
 	Told      int // of those delivered, senders were told that they had failed after all
+	Forgotten int // the same, but the history of the mail went with the processes that had it, so nobody was told
 
 	Lost     []string // neither arrived nor queued
 	Stuck    []string // still queued after the drain
@@ -90,9 +93,9 @@ func (r *Report) DuplicateCount() int {
 
 // String is the account in one line.
 func (r *Report) String() string {
-	return fmt.Sprintf("accepted %d (recipients %d): delivered %d, bounced %d, cancelled %d, told %d, waiting %d, LOST %d, STUCK %d, leftover %d, misled %d, damaged %d; "+
+	return fmt.Sprintf("accepted %d (recipients %d): delivered %d, bounced %d, cancelled %d, told %d, forgotten %d, waiting %d, LOST %d, STUCK %d, leftover %d, misled %d, damaged %d; "+
 		"duplicates %d of %d in hand (worker %d, queue %d, unexplained %d), late %d; unconfirmed %d",
-		r.Accepted, r.Recipients, r.Delivered, r.Bounced, r.Cancelled, r.Told, r.Waiting, len(r.Lost), len(r.Stuck), len(r.Leftover), len(r.Misled), len(r.Damaged),
+		r.Accepted, r.Recipients, r.Delivered, r.Bounced, r.Cancelled, r.Told, r.Forgotten, r.Waiting, len(r.Lost), len(r.Stuck), len(r.Leftover), len(r.Misled), len(r.Damaged),
 		r.DuplicateCount(), r.InHand, r.Duplicates[CauseWorker], r.Duplicates[CauseStore], r.Duplicates[CauseNone], len(r.Late), r.Unconfirmed)
 }
 
@@ -200,14 +203,46 @@ func (a *account) comebacks() {
 	for _, c := range a.Back {
 		list := a.reported[c.Recipient]
 		switch {
+		case len(list) == 0 && a.historyWent(c.Recipient):
+			a.report.Forgotten++
+			continue
 		case len(list) == 0:
-			a.report.Lost = append(a.report.Lost, c.ID+" "+c.Recipient+": its report of "+c.At.Format("15:04:05.000")+" was told to nobody")
+			known := "the reception is on record"
+			if !a.Received[c.Recipient] {
+				known = "the reception is not on record"
+			}
+			a.report.Lost = append(a.report.Lost, c.ID+" "+c.Recipient+": its report of "+c.At.Format("15:04:05.000")+" was told to nobody; "+known)
 			continue
 		case c.Again: // the receiver's own doing
 			a.reported[c.Recipient] = list[:1]
 		}
 		a.report.Told++
 	}
+}
+
+// historyWent says that neither the reception of a recipient's mail nor its delivery is on record, because the ingress and the worker were both
+// killed right after them: facts are published a moment later, and what a process has not published ends with it.
+func (a *account) historyWent(rcpt string) bool {
+	addr, ok := ParseAddress(rcpt)
+	if !ok || a.Received[rcpt] {
+		return false
+	}
+	killed := func(process string, after time.Time) bool {
+		return slices.ContainsFunc(a.Faults, func(f Fault) bool {
+			return strings.HasPrefix(f.Process, process) && !f.At.Before(after) && f.At.Sub(after) <= a.Grace
+		})
+	}
+	for _, v := range a.arrived[rcpt] {
+		_, isRecorded := a.finish(v, v.At.Add(time.Hour))
+		accepted := a.accepted[addr.Token]
+		if accepted.IsZero() || accepted.After(v.At) { // no 250, or it came late: the reception was noted before the delivery began
+			accepted = v.Begin.Add(-a.Grace)
+		}
+		if isRecorded || !killed(v.Worker, v.At) || !killed("ingress-", accepted) {
+			return false
+		}
+	}
+	return true
 }
 
 func (a *account) queued(id, rcpt string) bool {
