@@ -62,7 +62,7 @@ func startReceiver(t *testing.T, addr string) *receiver {
 
 func (r *receiver) serve(c net.Conn) {
 	defer c.Close()
-	if err := c.SetDeadline(time.Now().Add(20 * time.Second)); err != nil {
+	if err := c.SetDeadline(time.Now().Add(2 * time.Minute)); err != nil {
 		return
 	}
 	in := bufio.NewScanner(c)

@@ -152,9 +152,10 @@ func TestE4_53_56_59_60_FaultsAsTheOperatorSeesThem(t *testing.T) {
 				bad, good := startScripted(t, step, fault), startScripted(t, "", "")
 				w := workerWith(t, nil, func(o *Options) {
 					o.Routes = tableOf(t, routed(t, route.Route{Match: "*", AllowPrivate: true}, bad.via()+","+good.via()))
-					if fault == "late" { // both have as much time: more than a busy machine needs
-						const long = 2 * time.Second
-						o.Timeouts = smtpc.Timeouts{Greeting: long, Ehlo: long, Mail: long, Rcpt: long, Data: long, Dot: long}
+					if fault == "late" { // both have as much time for this step: more than a busy machine needs
+						const long = 8 * time.Second
+						o.Timeouts = map[smtpc.Phase]smtpc.Timeouts{smtpc.PhaseGreeting: {Greeting: long}, smtpc.PhaseEhlo: {Ehlo: long},
+							smtpc.PhaseMail: {Mail: long}, smtpc.PhaseRcpt: {Rcpt: long}, smtpc.PhaseData: {Data: long}, smtpc.PhaseDot: {Dot: long}}[step]
 					}
 				})
 				isOffered := slices.Contains([]smtpc.Phase{smtpc.PhaseMail, smtpc.PhaseRcpt, smtpc.PhaseData, smtpc.PhaseDot}, step)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"slices"
@@ -84,9 +85,7 @@ func TestSuspensionHoldsOnAllWorkers(t *testing.T) {
 	workers, queues := clusterOf(t, n, 2, []string{"example.net"})
 	for _, name := range []string{"example.net", "mx.example.net"} { // a domain, a site
 		for _, w := range workers {
-			if s := settled(t, w, "bob@example.net"); len(s.Remaining) > 0 {
-				t.Fatalf("not delivered before: %+v", s)
-			}
+			until(t, "delivered before", func() bool { return len(settled(t, w, "bob@example.net").Remaining) == 0 })
 		}
 		now := time.Now()
 		x := throttle.Suspension{Name: name, Owner: "alice", Reason: "they asked us to", Since: now, Until: now.Add(2 * time.Hour)}
@@ -185,9 +184,7 @@ func TestDeadSiteIsKnownToAllAndProbedByOne(t *testing.T) {
 	for i, w := range workers {
 		until(t, "alive for all", func() bool { _, isDead := w.shaping.sites.Dead(path); return !isDead })
 		until(t, "the gate knows", func() bool { return w.gate.deadSites() == 0 })
-		if s := settled(t, w, "bob@example.net"); len(s.Remaining) > 0 {
-			t.Errorf("worker %d: got %+v after its return", i, s)
-		}
+		until(t, fmt.Sprintf("delivered by worker %d after its return", i), func() bool { return len(settled(t, w, "bob@example.net").Remaining) == 0 })
 	}
 }
 
@@ -289,9 +286,13 @@ func TestLimitsOfWorkers(t *testing.T) {
 	workers, _ := clusterOf(t, n, 4, []string{"example.net"}, func(o *Options) {
 		o.Shaping = []throttle.Rule{{Domain: "example.net", Rate: rate, Connections: 5}}
 	})
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	var wg sync.WaitGroup
+	wg.Go(func() {
+		defer cancel()
+		until(t, "300 messages", func() bool { mu.Lock(); defer mu.Unlock(); return len(seen) >= 300 })
+	})
 	for _, w := range workers {
 		for range 8 {
 			wg.Go(func() {
@@ -303,8 +304,8 @@ func TestLimitsOfWorkers(t *testing.T) {
 	}
 	wg.Wait()
 	slices.SortFunc(seen, time.Time.Compare)
-	if len(seen) == 0 {
-		t.Fatal("nothing was sent")
+	if len(seen) < 300 {
+		t.Fatal("too little was sent")
 	}
 	worst, from := 0, 0
 	for i := range seen {
@@ -313,7 +314,8 @@ func TestLimitsOfWorkers(t *testing.T) {
 		}
 		worst = max(worst, i-from+1)
 	}
-	if worst > rate.Count+rate.Block() || most.Load() > 5 {
+	// A turn that was taken in time may be seen late, by one on each connection.
+	if worst > rate.Count+rate.Block()+5 || most.Load() > 5 {
 		t.Errorf("%d messages in a second and %d connections, want %d and a block of %d, and 5", worst, most.Load(), rate.Count, rate.Block())
 	}
 	t.Logf("%d messages in %s, %d in a second at most, %d connections", len(seen), seen[len(seen)-1].Sub(seen[0]), worst, most.Load())

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -162,8 +163,10 @@ func fromZone(t testing.TB) func(q *dns.Msg, overTCP bool) *dns.Msg {
 	}
 }
 
+// newDNS is patient, since each answer comes.
 func newDNS(t *testing.T, o DNSOptions) *DNS {
 	t.Helper()
+	o.Timeout = time.Minute
 	d, err := NewDNS(o)
 	if err != nil {
 		t.Fatal(err)
@@ -171,9 +174,27 @@ func newDNS(t *testing.T, o DNSOptions) *DNS {
 	return d
 }
 
+// hurry does not wait for long where no answer comes.
+func (d *DNS) hurry(is func(q *dns.Msg, server string) bool) {
+	patient := d.exchange
+	d.exchange = func(ctx context.Context, q *dns.Msg, server string) (*dns.Msg, error) {
+		if is(q, server) {
+			var cancel context.CancelFunc
+			ctx, cancel = context.WithTimeout(ctx, 100*time.Millisecond)
+			defer cancel()
+			if reply, err := patient(ctx, q, server); err == nil {
+				return reply, nil
+			}
+			return nil, os.ErrDeadlineExceeded
+		}
+		return patient(ctx, q, server)
+	}
+}
+
 func TestDNSLookups(t *testing.T) {
 	s := newServer(t, fromZone(t))
-	d := newDNS(t, DNSOptions{Servers: []string{s.addr}, Timeout: 500 * time.Millisecond, Attempts: 1})
+	d := newDNS(t, DNSOptions{Servers: []string{s.addr}, Attempts: 1})
+	d.hurry(func(q *dns.Msg, _ string) bool { return q.Question[0].Name == "silent.test." })
 	two := []MX{{"a.test", 10}, {"b.test", 20}}
 	for _, tt := range []struct {
 		domain string
@@ -245,7 +266,8 @@ func TestDNSServersInTurn(t *testing.T) {
 	good := newServer(t, fromZone(t))
 	refusing := newServer(t, func(q *dns.Msg, _ bool) *dns.Msg { return new(dns.Msg).SetRcode(q, dns.RcodeRefused) })
 	silent := newServer(t, func(*dns.Msg, bool) *dns.Msg { return nil })
-	d := newDNS(t, DNSOptions{Servers: []string{silent.addr, refusing.addr, good.addr}, Timeout: 500 * time.Millisecond})
+	d := newDNS(t, DNSOptions{Servers: []string{silent.addr, refusing.addr, good.addr}})
+	d.hurry(func(_ *dns.Msg, server string) bool { return server == silent.addr })
 	if got, err := d.LookupMX(t.Context(), "two.test"); len(got.Records) != 2 || err != nil {
 		t.Errorf("got %v, %v", got, err)
 	}

@@ -4,6 +4,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"testing"
+	"time"
 
 	"github.com/miekg/dns"
 )
@@ -36,7 +37,7 @@ func TestE5_69_LookupTLSA(t *testing.T) {
 		return m
 	}
 	for _, isTrusted := range []bool{true, false} {
-		d, err := NewDNS(DNSOptions{Servers: []string{newServer(t, answer).addr}, Attempts: 1})
+		d, err := NewDNS(DNSOptions{Servers: []string{newServer(t, answer).addr}, Timeout: time.Minute, Attempts: 1})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -15,7 +15,7 @@ import (
 // zone is a name service that answers from records.
 func zone(t *testing.T, records string) *mx.DNS {
 	t.Helper()
-	r, err := mx.NewDNS(mx.DNSOptions{Servers: []string{mxtest.Serve(t, records)}, Timeout: 2 * time.Second, Attempts: 1})
+	r, err := mx.NewDNS(mx.DNSOptions{Servers: []string{mxtest.Serve(t, records)}, Timeout: time.Minute, Attempts: 1})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -54,7 +54,7 @@ func TestRateOfFourWorkers(t *testing.T) {
 	const lasts = 4 * time.Second
 	var mu sync.Mutex
 	var seen []time.Time
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	var first sync.Once
 	var wg sync.WaitGroup
@@ -82,10 +82,11 @@ func TestRateOfFourWorkers(t *testing.T) {
 		p.Stop()
 	}
 	if len(seen) == 0 {
-		t.Fatal("nobody had a turn in 30 s")
+		t.Fatal("nobody had a turn in two minutes")
 	}
 	slices.SortFunc(seen, time.Time.Compare)
-	if most := mostIn(seen, time.Second); most > rate.Count+rate.Block() {
+	const late = 4 * 3 // a turn that was taken in time may be noted late, by one on each connection
+	if most := mostIn(seen, time.Second); most > rate.Count+rate.Block()+late {
 		t.Errorf("%d messages within a second, want no more than %d and a block of %d", most, rate.Count, rate.Block())
 	}
 	took := seen[len(seen)-1].Sub(seen[0])
@@ -180,14 +181,14 @@ func TestConnectionsOfFourWorkers(t *testing.T) {
 				}
 			})
 		}
-		end := time.Now().Add(30 * time.Second)
+		end := time.Now().Add(time.Minute)
 		for ; time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
-			if have, _ := slots.Have(path); have >= connections/(i+1)-1 && have > 0 {
+			if have, _ := slots.Have(path); have >= connections/(i+1)-1 && have > 0 && most.Load() >= connections-1 {
 				break
 			}
 		}
 		if have, _ := slots.Have(path); have == 0 {
-			t.Fatalf("worker %d of 4 got no connection in 30 s", i+1)
+			t.Fatalf("worker %d of 4 got no connection in a minute", i+1)
 		}
 	}
 	cancel()

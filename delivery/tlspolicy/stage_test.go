@@ -135,7 +135,7 @@ func (h *mailHost) start(t testing.TB) string {
 
 func (h *mailHost) serve(c net.Conn) {
 	defer c.Close()
-	if c.SetDeadline(time.Now().Add(10*time.Second)) != nil {
+	if c.SetDeadline(time.Now().Add(time.Minute)) != nil {
 		return
 	}
 	r := bufio.NewReader(c)
@@ -219,7 +219,7 @@ func (s *stage) resolver(t testing.TB) *mx.DNS {
 		}
 		<-served
 	})
-	d, err := mx.NewDNS(mx.DNSOptions{Servers: []string{pc.LocalAddr().String()}, Attempts: 1})
+	d, err := mx.NewDNS(mx.DNSOptions{Servers: []string{pc.LocalAddr().String()}, Timeout: time.Minute, Attempts: 1})
 	if err != nil {
 		t.Fatal(err)
 	}

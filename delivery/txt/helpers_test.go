@@ -125,7 +125,7 @@ func serve(t *testing.T, s *dns.Server) {
 // client asks this network.
 func (n *network) client(t *testing.T, change ...func(*Options)) *Client {
 	t.Helper()
-	o := Options{Resolvers: []netip.AddrPort{n.resolver}, Timeout: 2 * time.Second, AuthoritativePort: n.port}
+	o := Options{Resolvers: []netip.AddrPort{n.resolver}, Timeout: time.Minute, AuthoritativePort: n.port}
 	for _, f := range change {
 		f(&o)
 	}

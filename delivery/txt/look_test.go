@@ -144,7 +144,7 @@ func TestLookWithFaults(t *testing.T) {
 		keeps  bool   // the records are shown although they do not count
 	}{
 		{name: "dead", server: nil, is: ErrNoAnswer, says: "no name server listens there"},
-		{name: "silent", server: func(*dns.Msg, bool) *dns.Msg { return nil }, is: ErrNoAnswer, says: "no answer within 2s"},
+		{name: "silent", server: func(*dns.Msg, bool) *dns.Msg { return nil }, is: ErrNoAnswer, says: "no answer within 6s"},
 		{name: "does not know the zone", server: parse(t, relay).serve, is: ErrLame, says: "REFUSED"},
 		{name: "not authoritative", server: good.resolve, is: ErrLame, says: "not authoritative", keeps: true},
 		{name: "SERVFAIL", server: func(q *dns.Msg, _ bool) *dns.Msg { return new(dns.Msg).SetRcode(q, dns.RcodeServerFailure) }, says: "SERVFAIL"},
@@ -202,7 +202,7 @@ func TestLookWithFaults(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel() // some wait for what does not come
 			n := usual(t, map[string]answerer{"127.0.0.3": tt.server})
-			c := n.client(t, func(o *Options) { o.Tries = 1 })
+			c := n.client(t, func(o *Options) { o.Timeout, o.Tries = 6*time.Second, 1 })
 			v := look(t, c, rsa)
 			if a := v.Answers[0]; a.Err != nil || len(a.Records) != 1 {
 				t.Errorf("the other server: got %+v, want its record", a)
@@ -241,7 +241,7 @@ func TestLookTriesAgain(t *testing.T) {
 			return good.answer(q, false)
 		}
 	}})
-	v := look(t, n.client(t, func(o *Options) { o.Timeout = time.Second }), rsa)
+	v := look(t, n.client(t, func(o *Options) { o.Timeout = 6 * time.Second }), rsa)
 	if a := v.Answers[1]; a.Err != nil || len(a.Records) != 1 {
 		t.Errorf("got %+v", a)
 	}
@@ -317,7 +317,7 @@ func TestResolvers(t *testing.T) {
 	dead := newNetwork(t, nil, func(*dns.Msg, bool) *dns.Msg { return nil })
 	c := n.client(t, func(o *Options) {
 		o.Resolvers = []netip.AddrPort{dead.resolver, m.resolver, n.resolver}
-		o.Timeout, o.Tries = time.Second, 1
+		o.Timeout, o.Tries = 6*time.Second, 1 // the one that is silent costs as much
 	})
 	v := look(t, c, rsa)
 	verdict := v.Judge(func(r string) bool { return r == "v=DKIM1; p=AAAA" })
@@ -341,11 +341,11 @@ func TestLookEnds(t *testing.T) {
 	t.Run("deadline", func(t *testing.T) {
 		n := usual(t, map[string]answerer{"127.0.0.3": silent})
 		began := time.Now()
-		v := look(t, n.client(t, func(o *Options) { o.Timeout, o.Deadline = time.Minute, 2*time.Second }), rsa)
+		v := look(t, n.client(t, func(o *Options) { o.Timeout, o.Deadline = 10*time.Minute, 10*time.Second }), rsa)
 		if a := v.Answers[1]; !errors.Is(a.Err, ErrNoAnswer) || v.Answers[0].Err != nil || !strings.Contains(a.Err.Error(), "whole look-up") {
 			t.Errorf("got %+v", v)
 		}
-		if took := time.Since(began); took > 20*time.Second {
+		if took := time.Since(began); took > 2*time.Minute {
 			t.Errorf("took %s", took)
 		}
 	})
