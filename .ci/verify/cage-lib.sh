@@ -3,14 +3,14 @@
 # cage NAME PACKAGE [SUITE] puts a package into the directory $work/NAME with what its programs need, for chroot: nothing of it is installed.
 # With a suite it is that of Debian's archive, which need not be among the sources of this machine.
 cage() {
-	local dir=$work/$1 package=$2 program libraries=() apt=(apt-get -q)
+	local dir=$work/$1 package=$2 program libraries=() options=()
 	mkdir -p "$dir"/{deb,dev,etc,tmp,root}
 	if [ $# -gt 2 ]; then
 		mkdir -p "$work/apt-$3"/{lists,cache/archives}/partial
 		printf 'deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian %s main\n' "$3" >"$work/apt-$3/sources"
-		apt+=(-o "Dir::Etc::sourcelist=$work/apt-$3/sources" -o Dir::Etc::sourceparts=- -o "Dir::State::lists=$work/apt-$3/lists" -o "Dir::Cache=$work/apt-$3/cache")
+		options=(-o "Dir::Etc::sourcelist=$work/apt-$3/sources" -o Dir::Etc::sourceparts=- -o "Dir::State::lists=$work/apt-$3/lists" -o "Dir::Cache=$work/apt-$3/cache")
 	fi
-	if ! (cd "$dir/deb" && { "${apt[@]}" download "$package" || { "${apt[@]}" update && "${apt[@]}" download "$package"; }; }) >"$work/apt.log" 2>&1; then
+	if ! (cd "$dir/deb" && { apt "${options[@]}" download "$package" || { apt "${options[@]}" update && apt "${options[@]}" download "$package"; }; }) >"$work/apt.log" 2>&1; then
 		die "apt-get cannot download $package"
 	fi
 	read -ra libraries <<<"$(dpkg -f "$dir"/deb/*.deb Depends | tr ',' '\n' | sed -n 's/^ *\(lib[^ ]*\).*/\1/p' | tr '\n' ' ')"

@@ -4,7 +4,7 @@
 #
 # logs in over TLS, verifies the server's certificate for HOST against the PEM file CA, sends FILE (a message with LF line ends), and
 # succeeds when the server has taken it; what was said is in $work/<program>.log. A program with a queue of its own (Postfix, Exim,
-# nullmailer) gets 60 s until that queue is empty. Two variables choose the rest, for one call or for all:
+# nullmailer) gets 180 s until that queue is empty. Two variables choose the rest, for one call or for all:
 #
 #	client_tls=starttls|implicit    (starttls)
 #	client_auth=PLAIN|LOGIN|SCRAM-SHA-256    (PLAIN; of these programs, as Debian builds them, msmtp and Postfix have SCRAM)
@@ -20,7 +20,7 @@ is_implicit() { [ "$client_tls" = implicit ]; }
 send_swaks() {
 	local tls=--tls
 	is_implicit && tls=--tls-on-connect
-	timeout 60 swaks --timeout 30 --server "$1" --port "$2" $tls --tls-verify --tls-ca-path "$5" --tls-sni "$1" \
+	timeout 180 swaks --timeout 120 --server "$1" --port "$2" $tls --tls-verify --tls-ca-path "$5" --tls-sni "$1" \
 		--auth "$client_auth" --auth-user "$3" --auth-password "$4" --auth-hide-password \
 		--from "$6" --to "$7" --data "$(<"$8")" >"$work/swaks.log" 2>&1 # without the last LF: swaks adds one
 }
@@ -28,19 +28,19 @@ send_swaks() {
 send_curl() {
 	local scheme=smtp
 	is_implicit && scheme=smtps
-	timeout 60 curl -sS -v --url "$scheme://$1:$2/client.sender.example" --ssl-reqd --cacert "$5" --user "$3:$4" \
+	timeout 180 curl -sS -v --url "$scheme://$1:$2/client.sender.example" --ssl-reqd --cacert "$5" --user "$3:$4" \
 		--login-options "AUTH=$client_auth" --mail-from "$6" --mail-rcpt "$7" --crlf --upload-file "$8" >"$work/curl.log" 2>&1
 }
 
 send_python() {
-	timeout 60 /usr/bin/python3 - "$client_tls" "$client_auth" "$@" >"$work/python.log" 2>&1 <<'PYTHON'
+	timeout 180 /usr/bin/python3 - "$client_tls" "$client_auth" "$@" >"$work/python.log" 2>&1 <<'PYTHON'
 import email, email.policy, smtplib, ssl, sys
 tls, mechanism, host, port, user, password, ca, sender, to, path = sys.argv[1:]
 context = ssl.create_default_context(cafile=ca)
 if tls == "implicit":
-    client = smtplib.SMTP_SSL(host, int(port), timeout=30, context=context)
+    client = smtplib.SMTP_SSL(host, int(port), timeout=120, context=context)
 else:
-    client = smtplib.SMTP(host, int(port), timeout=30)
+    client = smtplib.SMTP(host, int(port), timeout=120)
 with client:
     client.set_debuglevel(1)
     client.ehlo("client.sender.example")
@@ -64,7 +64,7 @@ send_msmtp() {
 			host $1
 			port $2
 			domain client.sender.example
-			timeout 30
+			timeout 120
 			tls on
 			tls_starttls $starttls
 			tls_trust_file $5
@@ -74,7 +74,7 @@ send_msmtp() {
 			from $6
 		CONF
 	)
-	timeout 60 msmtp -v -C "$work/msmtp.conf" -- "$7" <"$8" >"$work/msmtp.log" 2>&1
+	timeout 180 msmtp -v -C "$work/msmtp.conf" -- "$7" <"$8" >"$work/msmtp.log" 2>&1
 }
 
 # send_postfix runs Postfix as a null client, with directories of its own, until its queue is empty.
@@ -128,12 +128,12 @@ send_postfix() {
 		postlog unix-dgram n - n - 1 postlogd
 	CONF
 	: >"$work/postfix-client.log"
-	timeout 60 postfix -c "$dir/etc" start >"$work/postfix-client-start.log" 2>&1 || return 1
+	timeout 180 postfix -c "$dir/etc" start >"$work/postfix-client-start.log" 2>&1 || return 1
 	postfixes+=("$dir/etc")
-	timeout 60 sendmail -C "$dir/etc" -i -f "$6" -- "$7" <"$8" >>"$work/postfix-client.log" 2>&1
-	local end=$((SECONDS + 60))
+	timeout 180 sendmail -C "$dir/etc" -i -f "$6" -- "$7" <"$8" >>"$work/postfix-client.log" 2>&1
+	local end=$((SECONDS + 180))
 	until grep -q 'status=\(sent\|deferred\|bounced\)' "$work/postfix-client.log" || [ $SECONDS -ge $end ]; do sleep 0.1; done
-	timeout 60 postfix -c "$dir/etc" stop >>"$work/postfix-client-start.log" 2>&1
+	timeout 180 postfix -c "$dir/etc" stop >>"$work/postfix-client-start.log" 2>&1
 	grep -q 'status=sent' "$work/postfix-client.log"
 }
 
@@ -184,7 +184,7 @@ send_exim() {
 	LOGIN) printf 'login:\n  driver = plaintext\n  public_name = LOGIN\n  client_send = <; ; %s ; %s\n' "$3" "$4" ;;
 	esac >>"$dir/etc/exim4/exim4.conf"
 	rm -f "$dir"/var/log/exim4/*
-	timeout 60 chroot "$dir" /usr/sbin/exim4 -odf -oi -f "$6" -- "$7" <"$8" >"$work/exim.log" 2>&1
+	timeout 180 chroot "$dir" /usr/sbin/exim4 -odf -oi -f "$6" -- "$7" <"$8" >"$work/exim.log" 2>&1
 	cat "$dir"/var/log/exim4/* >>"$work/exim.log"
 	grep -q ' => .* A=.* C="250' "$work/exim.log" && grep -q ' Completed$' "$work/exim.log"
 }
@@ -202,13 +202,13 @@ send_nullmailer() {
 		mkfifo "$dir/var/spool/nullmailer/trigger"
 		echo client.sender.example >"$dir/etc/nullmailer/me"
 		echo 0 >"$dir/etc/nullmailer/pausetime"
-		echo 30 >"$dir/etc/nullmailer/sendtimeout"
+		echo 120 >"$dir/etc/nullmailer/sendtimeout"
 		chown -R 8:8 "$dir/var/spool/nullmailer"
 	fi
 	install -m 644 "$5" "$dir/etc/ca.pem"
 	(umask 077 && printf '%s smtp port=%s %s x509cafile=/etc/ca.pem user=%s pass=%s %s\n' "$1" "$2" $tls "$3" "$4" "$auth" >"$dir/etc/nullmailer/remotes")
 	{
-		timeout 60 chroot "$dir" /usr/bin/nullmailer-inject -f "$6" "$7" <"$8" && timeout 60 chroot "$dir" /usr/sbin/nullmailer-send
+		timeout 180 chroot "$dir" /usr/bin/nullmailer-inject -f "$6" "$7" <"$8" && timeout 180 chroot "$dir" /usr/sbin/nullmailer-send
 	} >"$work/nullmailer.log" 2>&1
 	[ -z "$(find "$dir"/var/spool/nullmailer/{queue,tmp,failed} -type f)" ] && grep -q 'Delivery complete\|Sent file' "$work/nullmailer.log"
 }

@@ -39,7 +39,7 @@ destination() {
 
 destination -r rcpt
 serve
-timeout 60 swaks --timeout 30 --server "127.0.0.1:$smtp" --from rider@sender.example --to you@bad.example >"$work/swaks.log" 2>&1 ||
+timeout 180 swaks --timeout 120 --server "127.0.0.1:$smtp" --from rider@sender.example --to you@bad.example >"$work/swaks.log" 2>&1 ||
 	die "swaks: the message was not accepted"
 id=$(sed -n 's/^<.*  250 .*queued as \([0-9a-z]\{27\}\).*/\1/p' "$work/swaks.log")
 [ ${#id} -eq 27 ] || die "swaks got no id in the reply to the final dot"

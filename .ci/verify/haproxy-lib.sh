@@ -30,7 +30,7 @@ haproxy_road() {
 haproxy_start() {
 	{
 		printf 'global\n\tlog stdout format raw local0\ndefaults\n\tmode tcp\n\tlog global\n\toption tcplog\n\toption dontlognull\n'
-		printf '\tretries 3\n\toption redispatch\n\ttimeout connect 5s\n\ttimeout client 11m\n\ttimeout server 11m\n\ttimeout check 5s\n'
+		printf '\tretries 3\n\toption redispatch\n\ttimeout connect 20s\n\ttimeout client 11m\n\ttimeout server 11m\n\ttimeout check 20s\n'
 		cat
 		printf 'frontend stats\n\tmode http\n\tbind 127.0.0.1:%s\n\tstats enable\n\tstats uri /\n' "$1"
 	} >"$work/haproxy.cfg"
@@ -51,5 +51,5 @@ haproxy_stop() {
 
 # haproxy_is SERVER STATE tells whether HAProxy sees a server (NAME-1, NAME-2 …) as UP or DOWN.
 haproxy_is() {
-	curl -sf -m 5 "http://127.0.0.1:$haproxy_stats/;csv" | awk -F, -v server="$1" -v state="$2" '$2 == server && $18 ~ "^" state {seen = 1} END {exit !seen}'
+	curl -sf -m 30 "http://127.0.0.1:$haproxy_stats/;csv" | awk -F, -v server="$1" -v state="$2" '$2 == server && $18 ~ "^" state {seen = 1} END {exit !seen}'
 }

@@ -21,7 +21,7 @@ finish() {
 	local status=$? pid dir log
 	trap '' INT TERM
 	set +e
-	for dir in "${postfixes[@]}"; do timeout 30 postfix -c "$dir" stop >/dev/null 2>&1; done
+	for dir in "${postfixes[@]}"; do timeout 180 postfix -c "$dir" stop >/dev/null 2>&1; done
 	for pid in $server "${pids[@]}"; do kill "$pid" 2>/dev/null; done
 	for pid in $server "${pids[@]}"; do
 		wait_end "$pid" 20 || kill -KILL "$pid" 2>/dev/null
@@ -41,6 +41,9 @@ trap finish EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
+# apt is apt-get that waits for another one and tries again when an archive does not answer.
+apt() { apt-get -q -o DPkg::Lock::Timeout=600 -o Acquire::Retries=5 "$@"; }
+
 # need PACKAGE… installs what is missing, without starting any service; checks that run beside each other do it in turns.
 need() {
 	local package missing=() lock policy=/usr/sbin/policy-rc.d
@@ -54,7 +57,7 @@ need() {
 	[ -e $policy ] && policy=
 	[ -n "$policy" ] && printf '#!/bin/sh\nexit 101\n' >$policy && chmod 755 $policy
 	export DEBIAN_FRONTEND=noninteractive
-	if ! { apt-get update -q && apt-get install -y -q --no-install-recommends "${missing[@]}"; } >"$work/apt.log" 2>&1; then
+	if ! { apt update && apt install -y --no-install-recommends "${missing[@]}"; } >"$work/apt.log" 2>&1; then
 		[ -n "$policy" ] && rm -f $policy
 		die "apt-get cannot install ${missing[*]}"
 	fi
@@ -65,22 +68,36 @@ need() {
 # python runs Debian's own Python, which has Debian's modules.
 python() { /usr/bin/python3 "$@"; }
 
-# free_ports NAME… sets each variable to a port that nobody listens on.
+# free_ports NAME… sets each variable to a port that nobody uses. None of them is one that the system gives to clients, and until this check
+# and all that it has started have ended no other check gets it: a lock says so.
 free_ports() {
-	local name ports
-	ports=$(python -c '
-import socket, sys
-sockets = [socket.socket() for _ in sys.argv[1:]]
-for s in sockets: s.bind(("127.0.0.1", 0))
-for s in sockets: print(s.getsockname()[1])' "$@")
+	local name port lock dir=${TMPDIR:-/tmp}/postroad-ports
+	mkdir -p -m 1777 "$dir"
 	for name in "$@"; do
-		read -r "${name?}"
-	done <<<"$ports"
+		while :; do
+			port=$((10000 + RANDOM % 20000))
+			exec {lock}>>"$dir/$port"
+			if flock -n "$lock" && ! is_used "$port"; then break; fi
+			exec {lock}>&-
+		done
+		printf -v "${name?}" %s "$port"
+	done
 }
 
-# within SECONDS COMMAND… repeats the command until it succeeds.
+# is_used PORT tells whether a socket of this machine has that port.
+is_used() {
+	local hex file
+	hex=$(printf %04X "$1")
+	for file in /proc/net/{tcp,tcp6,udp,udp6}; do
+		[ ! -e "$file" ] || ! grep -q "^ *[0-9]*: [0-9A-F]*:$hex " "$file" || return 0
+	done
+	return 1
+}
+
+# within SECONDS COMMAND… repeats the command until it succeeds. A busy machine gets two minutes where a quiet one needs seconds.
 within() {
-	local end=$((SECONDS + $1)) seconds=$1
+	local seconds=$(($1 > 120 ? $1 : 120))
+	local end=$((SECONDS + seconds))
 	shift
 	until "$@" >/dev/null 2>&1; do
 		[ $SECONDS -lt $end ] || die "not within $seconds s: $*"
@@ -100,26 +117,26 @@ wait_end() {
 build() { go build -o "$work/postroad" ./cmd/postroad; }
 
 # postroad COMMAND… asks the running server.
-postroad() { timeout 60 "$work/postroad" -c "$work/postroad.yaml" "$@"; }
+postroad() { timeout 300 "$work/postroad" -c "$work/postroad.yaml" "$@"; }
 
 # serve checks $work/postroad.yaml, starts the server and waits until it is ready.
 serve() {
 	postroad config check >"$work/check.log" 2>&1 || die "postroad config check finds faults"
 	"$work/postroad" serve -c "$work/postroad.yaml" 2>>"$work/serve.log" &
 	server=$!
-	within 60 is_ready
+	within 300 is_ready
 }
 
 is_ready() {
 	kill -0 "$server" 2>/dev/null || die "postroad serve has ended"
-	curl -sf -m 5 --unix-socket "$work/data/ops.sock" http://postroad/readyz
+	curl -sf -m 30 --unix-socket "$work/data/ops.sock" http://postroad/readyz
 }
 
 # stop_server ends the server in order.
 stop_server() {
 	local pid=$server
 	kill "$pid"
-	wait_end "$pid" 60 || die "postroad does not stop within 60 s"
+	wait_end "$pid" 300 || die "postroad does not stop within 300 s"
 	server=
 	wait "$pid" || die "postroad ended with status $? when it was to stop"
 }
@@ -149,8 +166,9 @@ keys() {
 
 # postfix_start PORT runs Debian's Postfix with directories of its own. It takes mail for you@box.example and rider@sender.example into
 # the Maildirs $work/box/you and $work/box/rider, and for who else is in $postfix_boxes (", address=directory/" for each); it refuses every
-# other recipient with 550, and offers STARTTLS.
+# other recipient with 550, and offers STARTTLS. $postfix_settings are further lines of main.cf: what they say comes last.
 postfix_boxes=
+postfix_settings=
 postfix_start() {
 	local dir=$work/postfix daemons
 	daemons=$(postconf -d -h daemon_directory)
@@ -186,6 +204,7 @@ postfix_start() {
 		smtpd_tls_key_file = $dir/etc/key.pem
 		smtpd_tls_received_header = yes
 	CONF
+	printf '%s\n' "$postfix_settings" >>"$dir/etc/main.cf"
 	cat >"$dir/etc/master.cf" <<-CONF
 		127.0.0.1:$1 inet n - n - - smtpd
 		cleanup unix n - n - 0 cleanup
@@ -202,7 +221,7 @@ postfix_start() {
 		proxymap unix - - n - - proxymap
 		postlog unix-dgram n - n - 1 postlogd
 	CONF
-	timeout 60 postfix -c "$dir/etc" start >"$work/postfix-start.log" 2>&1 || die "Postfix does not start"
+	timeout 180 postfix -c "$dir/etc" start >"$work/postfix-start.log" 2>&1 || die "Postfix does not start"
 	postfixes+=("$dir/etc")
 	within 30 answers "$1"
 }

@@ -9,7 +9,7 @@ build
 go build -o "$work/fleet" ./cmd/internal/verify/fleet
 authority
 free_ports smtp
-grace=8s
+grace=30s
 cat >"$work/postroad.yaml" <<CONF
 hostname: relay.sender.example
 data_dir: $work/data

@@ -10,7 +10,7 @@ name, domain, ingress, box, rider, many, offered = sys.argv[1:]
 host, port = ingress.split(":")
 offered = set(offered.split())
 sender = "rider@sender.example"
-WITHIN = 90 # seconds until all is there
+WITHIN = 300 # seconds until all is there
 
 
 def message(case, to, body, more=()):
@@ -58,7 +58,7 @@ cases += [Case("many-%d" % i, ["you"], lines(20 + i)) for i in range(int(many))]
 
 
 def send():
-    with smtplib.SMTP(host, int(port), timeout=60) as c:
+    with smtplib.SMTP(host, int(port), timeout=300) as c:
         c.ehlo("check.example")
         for k in cases:
             code, text = c.docmd("MAIL", " ".join(["FROM:<%s>" % sender] + k.mail))

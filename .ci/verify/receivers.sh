@@ -57,7 +57,7 @@ PYTHON
 
 # taken NAME DOMAIN BOX sends everything to a server and compares what arrives in the Maildirs below BOX.
 taken() {
-	timeout 240 /usr/bin/python3 .ci/verify/receivers.py "$1" "$2" "127.0.0.1:$smtp" "$3" "$work/box/rider" "$many" "$(extensions "${!1}")" >"$work/$1-taken.log" 2>&1 || {
+	timeout 900 /usr/bin/python3 .ci/verify/receivers.py "$1" "$2" "127.0.0.1:$smtp" "$3" "$work/box/rider" "$many" "$(extensions "${!1}")" >"$work/$1-taken.log" 2>&1 || {
 		cat "$work/$1-taken.log" >&2
 		die "$1 did not get what was sent"
 	}

@@ -31,7 +31,7 @@ CONF
 serve
 
 send() {
-	timeout 60 swaks --timeout 30 --server "127.0.0.1:$smtp" --from rider@sender.example --to you@box.example --header "Subject: $1" \
+	timeout 180 swaks --timeout 120 --server "127.0.0.1:$smtp" --from rider@sender.example --to you@box.example --header "Subject: $1" \
 		--body 'Horses are changed at every station.' >"$work/swaks.log" 2>&1 || die "swaks: message $1 was not accepted"
 }
 for n in $(seq 12); do send "$n"; done

@@ -8,12 +8,11 @@ need curl postfix openssl
 
 build
 free_ports strict mends mail
-postfix_start "$mail"
 # Older versions behave so without a setting.
-for old in smtpd_forbid_bare_newline=no smtpd_forbid_unauth_pipelining=no cleanup_replace_stray_cr_lf=no; do
-	postconf -d -h "${old%%=*}" >/dev/null 2>&1 && postconf -c "$work/postfix/etc" -e "$old"
+for old in smtpd_forbid_bare_newline smtpd_forbid_unauth_pipelining cleanup_replace_stray_cr_lf; do
+	! postconf -d -h "$old" >/dev/null 2>&1 || postfix_settings+="$old = no"$'\n'
 done
-postfix -c "$work/postfix/etc" reload >/dev/null 2>&1
+postfix_start "$mail"
 cat >"$work/postroad.yaml" <<CONF
 hostname: relay.sender.example
 data_dir: $work/data
@@ -39,7 +38,7 @@ second = (b"MAIL FROM:<rider@sender.example>\r\nRCPT TO:<you@box.example>\r\nDAT
 
 class Client:
     def __init__(self, port):
-        self.s = socket.create_connection(("127.0.0.1", port), 10)
+        self.s = socket.create_connection(("127.0.0.1", port), 60)
         self.f = self.s.makefile("rb")
         self.reply()
         self.say(b"EHLO client.sender.example\r\n")
@@ -69,7 +68,7 @@ def attack(port, how, before, behind, n):
         text += b"tail\r\n"
         cut = len(head) + len(before) # the sequence over the edge of two chunks
         c.s.sendall(b"BDAT %d\r\n" % cut + text[:cut] + b"BDAT %d LAST\r\n" % (len(text) - cut) + text[cut:] + b"QUIT\r\n")
-    c.s.settimeout(10)
+    c.s.settimeout(60)
     rest = b""
     try:
         while True:

@@ -13,7 +13,7 @@ if [ $# -eq 0 ]; then # else it has called itself with the program, inside of th
 	need curl swaks postfix knot-dnsutils iproute2 python3
 	dns_need
 	build
-	timeout --kill-after=30 600 unshare --net "$0" "$work/postroad" &
+	timeout --kill-after=30 1800 unshare --net "$0" "$work/postroad" &
 	pids+=($!)
 	wait $! || die "MTA-STS is not kept"
 	exit
@@ -67,7 +67,7 @@ presents() {
 # shows NAME HOST gives the mail host of a domain such a certificate.
 shows() {
 	signed "$work/$1.pem" "$2"
-	timeout 30 postfix -c "$mailhost" reload >"$work/postfix-reload.log" 2>&1 || die "Postfix does not reload"
+	timeout 180 postfix -c "$mailhost" reload >"$work/postfix-reload.log" 2>&1 || die "Postfix does not reload"
 	within 30 presents "$1" "$2"
 }
 shows right mx.right.sts.test
@@ -115,7 +115,7 @@ listed() { postroad queue list >"$work/list.log" 2>&1 && grep -q -- "$1.*$2" "$w
 
 # counted RESULT NUMBER tells how often sessions came to that result of RFC 8460, since the start.
 counted() {
-	curl -sf -m 5 --unix-socket "$work/data/ops.sock" http://postroad/metrics >"$work/metrics" &&
+	curl -sf -m 30 --unix-socket "$work/data/ops.sock" http://postroad/metrics >"$work/metrics" &&
 		grep -q "^relay_delivery_tls_failures_total{result=\"$1\"} $2\$" "$work/metrics"
 }
 
@@ -142,7 +142,7 @@ story "$id" ' deferred .*4\.7\.0.*does not name the host.*\[tls\]'
 within 30 listed "$id" 'does not name the host'
 
 say "testing, the certificate is another host's:"
-counted certificate-host-mismatch 1 || die "the refused certificate is not counted"
+within 30 counted certificate-host-mismatch 1
 send you@trial.sts.test
 story "$id" ' delivered .*TLS1.* sts-testing 250 '
 within 30 mails "$work/box/trial" 1
@@ -170,7 +170,7 @@ serve
 send you@late.sts.test # whose policy was never fetched
 story "$id" ' delivered .*TLS1.* may 250 '
 within 30 mails "$work/box/late" 1
-counted sts-policy-fetch-error 1 || die "the policy that cannot be fetched is not counted"
+within 30 counted sts-policy-fetch-error 1
 send you@right.sts.test # whose policy is in the queue
 waits=$id
 story "$waits" ' deferred .*4\.7\.5.*not valid for mx.right.sts.test'

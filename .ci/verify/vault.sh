@@ -87,12 +87,12 @@ dkim_dns_records "$dns" sender.example "$rsa" "$ed" >"$work/records"
 
 # send SUBJECT
 send() {
-	timeout 60 swaks --timeout 30 --server "127.0.0.1:$smtp" --from rider@sender.example --to you@box.example --header "Subject: $1" \
+	timeout 180 swaks --timeout 120 --server "127.0.0.1:$smtp" --from rider@sender.example --to you@box.example --header "Subject: $1" \
 		--body 'Horses are changed at every station.' >"$work/swaks.log" 2>&1 || die "swaks: the message was not accepted"
 }
-sleep 35 # until every signer knows
+sleep 60 # until every signer knows
 send "keys in Vault"
-within 90 mails "$work/box/you" 1
+within 420 mails "$work/box/you" 1
 say "signatures of a message, by keys that the signer read from Vault:"
 dkim_verify "$work"/box/you/new/* || die "the signatures of the message"
 
@@ -106,9 +106,9 @@ retired() { dkim retire sender.example "$rsa" --force >"$work/retire.log" 2>&1; 
 within 30 retired
 dkim_dns_records "$dns" sender.example transit-1 "$ed" >"$work/records"
 rm -f "$work"/box/you/new/*
-sleep 35 # until every signer knows
+sleep 60 # until every signer knows
 send "a key that never leaves Vault"
-within 90 mails "$work/box/you" 1
+within 420 mails "$work/box/you" 1
 say "signatures of a message, RSA by Vault's transit engine:"
 dkim_verify "$work"/box/you/new/* || die "the signatures with transit"
 grep -q 's=transit-1' "$work"/box/you/new/* || die "the transit key did not sign"

@@ -13,7 +13,9 @@ package cluster
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os/exec"
 	"path/filepath"
@@ -65,11 +67,16 @@ func goTool(ctx context.Context, dir string, args ...string) (string, error) {
 }
 
 // freeAddr is a loopback address that nobody listens on. Processes that are
-// started again need the same one each time, so the kernel cannot choose.
+// started again need the same one each time, so the kernel cannot choose; and
+// it must be none that the kernel gives to a client while they are dead.
 func freeAddr() (string, error) {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", fmt.Errorf("find a free port: %w", err)
+	var ln net.Listener
+	err := errors.New("none was tried")
+	for tries := 0; err != nil; tries++ {
+		if tries > 100 {
+			return "", fmt.Errorf("find a free port: %w", err)
+		}
+		ln, err = net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 10000+rand.N(20000)))
 	}
 	addr := ln.Addr().String()
 	if err := ln.Close(); err != nil {

@@ -107,4 +107,4 @@ func (o *options) check(args int) error {
 }
 
 // limit bounds the whole run.
-func (o *options) limit() time.Duration { return 4*o.duration + 3*o.drain + 5*time.Minute }
+func (o *options) limit() time.Duration { return 8*o.duration + 5*o.drain + 15*time.Minute }

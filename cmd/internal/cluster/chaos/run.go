@@ -107,7 +107,7 @@ func (h *harness) endings(ctx context.Context) error {
 	}
 	h.back.Wait()
 	// What is tried for the first time only now waits once more where its receiver greylists.
-	for end := time.Now().Add(h.o.drain); ; {
+	for end := time.Now().Add(2 * h.o.drain); ; {
 		h.note("release what waits", h.release(ctx))
 		if h.drain(ctx, true, releaseEvery) || time.Now().After(end) {
 			return h.afterlife(ctx)
@@ -159,7 +159,7 @@ func (h *harness) open(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	start, cancel := context.WithTimeout(ctx, 2*time.Minute)
+	start, cancel := context.WithTimeout(ctx, 5*time.Minute)
 	defer cancel()
 	if err := h.roles.Start(start); err != nil {
 		return err
@@ -185,7 +185,7 @@ func (h *harness) loadAndFaults(ctx context.Context) error {
 		Targets: h.roles.Ingress(), Book: h.book, Messages: h.o.messages, Waiting: h.o.waiting,
 		Rate: float64(h.o.messages) / h.o.duration.Seconds(), Seed: h.o.seed, Enough: h.enough,
 	})
-	bounded, cancel := context.WithTimeoutCause(ctx, 4*h.o.duration, errors.New("the load took four times as long as it should"))
+	bounded, cancel := context.WithTimeoutCause(ctx, 8*h.o.duration, errors.New("the load took eight times as long as it should"))
 	defer cancel()
 	h.mu.Lock()
 	h.loadBegan = time.Now()

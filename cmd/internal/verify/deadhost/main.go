@@ -33,6 +33,7 @@ type flags struct {
 	mails      int
 	rate       float64
 	settle     time.Duration
+	slack      time.Duration
 	patience   time.Duration
 	storm      bool
 	strict     bool
@@ -63,6 +64,7 @@ func run(ctx context.Context) (err error) {
 	flag.Float64Var(&f.rate, "rate", 20, "of them, in a second")
 	flag.DurationVar(&f.settle, "settle", 150*time.Second, "longest wait for a garbage collection before memory is read; Go makes one every 2m")
 	flag.DurationVar(&f.patience, "patience", 45*time.Minute, "longest wait for the jobs to be tried")
+	flag.DurationVar(&f.slack, "slack", 0, "by how much more any latency may be above that of the empty queue, on a machine that has other work")
 	flag.BoolVar(&f.storm, "storm", true, "let all jobs come due at once in the end")
 	flag.BoolVar(&f.strict, "strict", false, "fail too when jobs that are ready for the dead domain delay other domains of its lane")
 	flag.BoolVar(&f.million, "million", false, "the other check: a site with a silent and a closed MX host, beside a server with an empty queue")

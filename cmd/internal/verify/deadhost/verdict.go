@@ -8,6 +8,7 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"postroad/cmd/internal/bench"
 	"postroad/cmd/internal/verify/stage"
 )
 
@@ -35,6 +36,7 @@ func (m moment) describe() string {
 func (c *check) verdict() error {
 	c.table()
 	before, with, restarted := c.moments[0], c.at(allWaiting), c.at(afterRestart)
+	slack := bench.Millis(c.f.slack.Milliseconds())
 	var faults []error
 	fault := func(format string, args ...any) { faults = append(faults, fmt.Errorf(format, args...)) }
 	for _, m := range c.moments[1:] {
@@ -42,15 +44,15 @@ func (c *check) verdict() error {
 			continue
 		}
 		if !m.hasMem { // the server has all hands full: what counts is that nobody waits for the dead domain
-			if got := m.latency.EndToEnd.P99; got > mostBusy {
-				fault("%s: p99 to other domains is %.0f ms, at most %d", m.name, got, mostBusy)
+			if got := m.latency.EndToEnd.P99; got > mostBusy+slack {
+				fault("%s: p99 to other domains is %.0f ms, at most %.0f", m.name, got, mostBusy+slack)
 			}
 			continue
 		}
-		if got, most := m.latency.EndToEnd.P50, mostRatio*before.latency.EndToEnd.P50+slackP50; got > most {
+		if got, most := m.latency.EndToEnd.P50, mostRatio*before.latency.EndToEnd.P50+slackP50+slack; got > most {
 			fault("%s: p50 to other domains is %.1f ms, at most %.1f", m.name, got, most)
 		}
-		if got, most := m.latency.EndToEnd.P99, mostRatio*before.latency.EndToEnd.P99+slackP99; got > most {
+		if got, most := m.latency.EndToEnd.P99, mostRatio*before.latency.EndToEnd.P99+slackP99+slack; got > most {
 			fault("%s: p99 to other domains is %.1f ms, at most %.1f", m.name, got, most)
 		}
 	}

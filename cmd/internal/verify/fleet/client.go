@@ -35,7 +35,7 @@ func newTarget(address, ca string) (*target, error) {
 
 // login connects from a local address, makes TLS and logs in.
 func (t *target) login(ctx context.Context, from net.IP, user, password string) (*smtp.Client, error) {
-	dialer := net.Dialer{Timeout: 10 * time.Second}
+	dialer := net.Dialer{Timeout: time.Minute}
 	if from != nil {
 		dialer.LocalAddr = &net.TCPAddr{IP: from}
 	}
@@ -43,7 +43,7 @@ func (t *target) login(ctx context.Context, from net.IP, user, password string) 
 	if err != nil {
 		return nil, err
 	}
-	if err := conn.SetDeadline(time.Now().Add(30 * time.Second)); err != nil {
+	if err := conn.SetDeadline(time.Now().Add(2 * time.Minute)); err != nil {
 		return nil, errors.Join(err, conn.Close())
 	}
 	c, err := smtp.NewClient(conn, "relay.sender.example")

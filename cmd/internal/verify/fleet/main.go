@@ -1,6 +1,6 @@
 // Command fleet measures a running `postroad serve` with many clients at once, for the checks in .ci/verify:
 //
-//	fleet passwords  -address A -ca FILE -user U -password P -change 'command that prints a new password' -grace 8s
+//	fleet passwords  -address A -ca FILE -user U -password P -change 'command that prints a new password' -grace 30s
 //	fleet bruteforce -address A -ca FILE -user U -password P
 //	fleet slow       -address A -plain B
 //
@@ -20,7 +20,7 @@ type options struct {
 	clients                                    int
 	grace, duration                            time.Duration
 	pid                                        int
-	slower, rate                               float64
+	slower, rate, share                        float64
 }
 
 func main() {
@@ -48,6 +48,7 @@ func run(ctx context.Context) error {
 	f.Float64Var(&o.slower, "slower", 3, "what \"not noticeably\" means: how much longer the middle of the senders' times may be beside an attack, "+
 		"whose own work and TLS share the machine with them")
 	f.Float64Var(&o.rate, "rate", attackRate/2, "passwords a second below which an attack shows nothing")
+	f.Float64Var(&o.share, "share", 0.8, "of what good clients get alone, what they must get beside slow ones")
 	f.IntVar(&o.pid, "pid", 0, "process id of the server, to state its memory")
 	_ = f.Parse(os.Args[2:]) // it exits
 	switch os.Args[1] {

@@ -16,15 +16,15 @@ import (
 type vault struct {
 	mu       sync.Mutex
 	new, old string
-	oldUntil time.Time
+	oldUntil time.Time // half of its grace
 }
 
-// pick gives a client the password that it holds: every second one still has the old one while that is valid for another
-// three seconds, so that a session that begins now does not outlive it.
+// pick gives a client the password that it holds: every second one still has the old one for the first half of its
+// grace, so that a session that begins now does not outlive it.
 func (v *vault) pick(n int) string {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if n%2 == 0 && v.old != "" && time.Now().Add(3*time.Second).Before(v.oldUntil) {
+	if n%2 == 0 && v.old != "" && time.Now().Before(v.oldUntil) {
 		return v.old
 	}
 	return v.new
@@ -33,7 +33,7 @@ func (v *vault) pick(n int) string {
 func (v *vault) change(password string, grace time.Duration) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.old, v.new, v.oldUntil = v.new, password, time.Now().Add(grace)
+	v.old, v.new, v.oldUntil = v.new, password, time.Now().Add(grace/2)
 }
 
 // passwords changes the password of an account twice while its clients log in and send without pause. Nobody with a valid

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/base64"
-	"errors"
 	"fmt"
 	"net"
 	"net/smtp"
@@ -38,7 +37,7 @@ func slow(ctx context.Context, o *options) error {
 	for n := range slowConnections / 2 {
 		wg.Go(func() { crawl(bad, o.plain, n, &open) })
 	}
-	for end := time.Now().Add(20 * time.Second); open.Load() < slowConnections/2; time.Sleep(50 * time.Millisecond) {
+	for end := time.Now().Add(2 * time.Minute); open.Load() < slowConnections/2; time.Sleep(50 * time.Millisecond) {
 		if time.Now().After(end) {
 			return fmt.Errorf("only %d of %d slow connections are open", open.Load(), slowConnections/2)
 		}
@@ -56,8 +55,8 @@ func slow(ctx context.Context, o *options) error {
 	if still < slowConnections/2 {
 		return fmt.Errorf("%d slow connections were thrown out", slowConnections/2-still)
 	}
-	if beside < 0.8*alone {
-		return errors.New("slow clients take more than 20 % from the good ones")
+	if beside < o.share*alone {
+		return fmt.Errorf("slow clients take more than %.0f %% from the good ones", 100*(1-o.share))
 	}
 	return nil
 }
@@ -71,7 +70,7 @@ func good(ctx context.Context, o *options) (float64, error) {
 	fault := make(chan error, slowConnections)
 	for range slowConnections / 2 {
 		wg.Go(func() {
-			conn, err := net.DialTimeout("tcp", o.plain, 20*time.Second)
+			conn, err := net.DialTimeout("tcp", o.plain, 2*time.Minute)
 			if err != nil {
 				fault <- err
 				return
@@ -104,7 +103,7 @@ func good(ctx context.Context, o *options) (float64, error) {
 
 // crawl is a client that is no use: every second one is silent, the others say one octet a second of a message.
 func crawl(ctx context.Context, address string, n int, open *atomic.Int64) {
-	conn, err := net.DialTimeout("tcp", address, 20*time.Second)
+	conn, err := net.DialTimeout("tcp", address, 2*time.Minute)
 	if err != nil {
 		return
 	}

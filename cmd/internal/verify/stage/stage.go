@@ -12,17 +12,21 @@ package stage
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"strings"
 	"time"
 )
 
-// FreePorts finds n addresses on 127.0.0.1 that nobody listens on.
+// FreePorts finds n addresses on 127.0.0.1 that nobody listens on. Their ports are none that the system gives to clients.
 func FreePorts(n int) ([]string, error) {
 	var addresses []string
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
+	for tries := 0; len(addresses) < n; tries++ {
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 10000+rand.N(20000)))
+		if err != nil && tries < 100 { // somebody has it
+			continue
+		}
 		if err != nil {
 			return nil, err
 		}
