@@ -8,6 +8,7 @@ import (
 	"maps"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -81,7 +82,7 @@ func (q *Queue) apiCounted(ctx context.Context, nc *nats.Conn, t *troubles, limi
 			return fmt.Errorf("encode request %s: %w", verb, err)
 		}
 	}
-	ctx, cancel := q.onLink(ctx, limit)
+	ctx, cancel := q.onLinkOf(ctx, nc, limit)
 	defer cancel()
 	msg, err := nc.RequestWithContext(ctx, "$JS.API."+verb+"."+name, body)
 	if err != nil {
@@ -309,7 +310,7 @@ const batchSize = 64
 
 // getBatch asks any replica for the next messages that match filter from a position on: none at the end.
 func (q *Queue) getBatch(ctx context.Context, stream, filter string, from map[string]any) ([]*stored, error) {
-	ctx, cancel := q.onLink(ctx, apiTimeout)
+	ctx, cancel := q.onLinkOf(ctx, q.lists, apiTimeout)
 	defer cancel()
 	req := maps.Clone(from)
 	if req["next_by_subj"] = filter; req["batch"] == nil {
@@ -366,26 +367,41 @@ func storedOf(subject string, msg *nats.Msg) (*stored, error) {
 	return &stored{subject: msg.Header.Get(jetstream.SubjectHeader), seq: seq, time: at, data: msg.Data}, nil
 }
 
-// onLink bounds a request by time and by the life of the connection: on one that broke the answer never comes, and what waits
-// for it here, a mail that a peer has taken, is worked on by somebody else meanwhile.
+// onLink is onLinkOf nc.
 func (q *Queue) onLink(ctx context.Context, limit time.Duration) (context.Context, context.CancelFunc) {
+	return q.onLinkOf(ctx, q.nc, limit)
+}
+
+// onLinkOf bounds a request by time and by the life of its connection: on one that broke the answer never comes, and what waits
+// for it here, a mail that a peer has taken, is worked on by somebody else meanwhile.
+func (q *Queue) onLinkOf(ctx context.Context, nc *nats.Conn, limit time.Duration) (context.Context, context.CancelFunc) {
+	l := &q.link
+	switch nc {
+	case q.calls:
+		l = &q.callLink
+	case q.lists:
+		l = &q.listLink
+	}
+	return within(ctx, l, limit)
+}
+
+func within(ctx context.Context, l *atomic.Pointer[link], limit time.Duration) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithTimeout(ctx, limit)
-	stop := context.AfterFunc(q.link.Load().life, cancel)
+	stop := context.AfterFunc(l.Load().life, cancel)
 	return ctx, func() { stop(); cancel() }
 }
 
-// link is one connection to the servers: requests on it end with it.
+// link is one connection to a server: requests on it end with it.
 type link struct {
 	life context.Context
 	end  context.CancelFunc
 }
 
-// newLink begins the life of a connection and ends the one before. Our connections may break at the same time: each call ends
-// just the link that it replaces.
-func (q *Queue) newLink() {
+// newLink begins the life of a connection and ends the one before. Each call ends just the link that it replaces.
+func newLink(l *atomic.Pointer[link]) {
 	next := new(link)
 	next.life, next.end = context.WithCancel(context.Background())
-	if last := q.link.Swap(next); last != nil {
+	if last := l.Swap(next); last != nil {
 		last.end()
 	}
 }

@@ -7,6 +7,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/nats-io/nats.go"
 )
 
 // TestAckThatIsNeverAnswered: Settle is through although nobody confirms the acknowledgement, as for one from before a
@@ -109,11 +111,34 @@ func TestSequenceOfAnotherMessage(t *testing.T) {
 	})
 }
 
-// TestConnectionsBreakAtTheSameTime: whichever of them is the last to be noticed, requests work on the connection that follows.
-func TestConnectionsBreakAtTheSameTime(t *testing.T) {
+// TestOneConnectionBreaks: what waits for an answer on another one goes on waiting.
+func TestOneConnectionBreaks(t *testing.T) {
 	t.Parallel()
-	q := &Queue{}
-	q.newLink()
+	q := innerQueue(t)
+	on, cancel := q.onLink(t.Context(), time.Minute)
+	defer cancel()
+	for _, nc := range []*nats.Conn{q.calls, q.lists} {
+		before := nc.Stats().Reconnects
+		if err := nc.ForceReconnect(); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "no new connection", func() bool { return nc.IsConnected() && nc.Stats().Reconnects > before })
+	}
+	time.Sleep(50 * time.Millisecond) // handlers run on goroutines of their own
+	if err := on.Err(); err != nil {
+		t.Errorf("a request on nc ended with another connection: %v", err)
+	}
+	if err := q.nc.ForceReconnect(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "a request waits for an answer on a connection that broke", func() bool { return on.Err() != nil })
+}
+
+// TestLinksBreakAtTheSameTime: whichever break is the last to be noticed, requests work on the connection that follows.
+func TestLinksBreakAtTheSameTime(t *testing.T) {
+	t.Parallel()
+	var l atomic.Pointer[link]
+	newLink(&l)
 	for range 300 {
 		var wg sync.WaitGroup
 		start := make(chan struct{})
@@ -121,13 +146,13 @@ func TestConnectionsBreakAtTheSameTime(t *testing.T) {
 			wg.Go(func() {
 				<-start
 				for range 20 {
-					q.newLink()
+					newLink(&l)
 				}
 			})
 		}
 		close(start)
 		wg.Wait()
-		ctx, cancel := q.onLink(t.Context(), time.Minute)
+		ctx, cancel := within(t.Context(), &l, time.Minute)
 		err := ctx.Err()
 		if err == nil {
 			time.Sleep(10 * time.Microsecond) // AfterFunc runs on a goroutine of its own

@@ -64,17 +64,19 @@ type Queue struct {
 	calls *nats.Conn
 	lists *nats.Conn
 
-	life   context.Context // of everything in hand; ends when Close gives up waiting
-	end    context.CancelFunc
-	link   atomic.Pointer[link] // of the present connection
-	wg     sync.WaitGroup       // background work of the queue itself
-	events *recorder
-	hands  hands
-	bars   map[string]*barrier
-	lines  map[string]*slots // publishes on their way, by stream
-	chunks *slots            // chunks on their way
-	slow   slowDomains
-	kv     struct{ leases jetstream.KeyValue }
+	life     context.Context // of everything in hand; ends when Close gives up waiting
+	end      context.CancelFunc
+	link     atomic.Pointer[link] // of nc
+	callLink atomic.Pointer[link] // of calls
+	listLink atomic.Pointer[link] // of lists
+	wg       sync.WaitGroup       // background work of the queue itself
+	events   *recorder
+	hands    hands
+	bars     map[string]*barrier
+	lines    map[string]*slots // publishes on their way, by stream
+	chunks   *slots            // chunks on their way
+	slow     slowDomains
+	kv       struct{ leases jetstream.KeyValue }
 
 	spender  *spender
 	pacer    *pacer
@@ -122,14 +124,15 @@ func Open(ctx context.Context, o Options) (*Queue, error) {
 	q := &Queue{o: o, back: make(chan struct{}, 1), rest: settleRest, patience: chunkPatience}
 	q.spender = newSpender(bucketStore{casBucket{q, limitBucket}})
 	q.pacer = &pacer{store: casBucket{q, limitBucket}, clock: &q.spender.clock, time: time.Now, pause: sleep}
-	q.newLink()
 	q.life, q.end = context.WithCancel(context.Background())
 	for _, c := range []struct {
 		nc   **nats.Conn
+		link *atomic.Pointer[link]
 		name string
-	}{{&q.nc, ""}, {&q.calls, " calls"}, {&q.lists, " lists"}} {
+	}{{&q.nc, &q.link, ""}, {&q.calls, &q.callLink, " calls"}, {&q.lists, &q.listLink, " lists"}} {
+		newLink(c.link)
 		var err error
-		opts := q.connOptions(c.name)
+		opts := q.connOptions(c.name, c.link)
 		if c.nc == &q.nc {
 			opts = append(opts, nats.ReconnectHandler(func(*nats.Conn) { signal(q.back) }))
 		}
@@ -147,9 +150,9 @@ func Open(ctx context.Context, o Options) (*Queue, error) {
 	return q, nil
 }
 
-func (q *Queue) connOptions(name string) []nats.Option {
+func (q *Queue) connOptions(name string, l *atomic.Pointer[link]) []nats.Option {
 	return []nats.Option{
-		nats.DisconnectErrHandler(func(*nats.Conn, error) { q.newLink() }),
+		nats.DisconnectErrHandler(func(*nats.Conn, error) { newLink(l) }),
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { q.refused.say(q.o.Logger, err, time.Now()) }),
 		// A server that refuses us twice would close the connection for good, and a mistake in accounts.conf end every process.
 		nats.IgnoreAuthErrorAbort(),
