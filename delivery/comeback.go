@@ -60,11 +60,11 @@ func (w *Worker) isComeback(job *queue.Job) bool {
 	return job.Incoming && w.o.Bounces != nil && job.Domain == w.o.Bounces.Ring.Domain()
 }
 
-// noKeysDelay is how long mail that came back waits for keys to read its address. freshMail is how long after a mail came the events may not
-// know of it yet.
+// noKeysDelay is how long mail that came back waits for keys to read its address. freshReport is how long after it came the events may not
+// know of the delivery yet that it is about, which may be all that they will know of the mail.
 const (
 	noKeysDelay = time.Minute
-	freshMail   = time.Minute
+	freshReport = time.Minute
 )
 
 var errTooSoon = errors.New("it came back before the events know of the mail")
@@ -160,7 +160,7 @@ func (c *comeback) token(path address.Path) (verp.Token, error) {
 func (c *comeback) about(ctx context.Context, token verp.Token) error {
 	origin, err := c.origin(ctx, token.ID)
 	switch {
-	case errors.Is(err, queue.ErrNotFound) && c.now.Sub(token.ID.Time()) < freshMail:
+	case errors.Is(err, queue.ErrNotFound) && c.now.Sub(c.job.Accepted) < freshReport:
 		return errTooSoon
 	case errors.Is(err, queue.ErrTooManyFacts):
 		c.kinds = append(c.kinds, "unattributed")
