@@ -578,3 +578,26 @@ func TestTraceReadsManyBundles(t *testing.T) {
 		t.Errorf("of the future: %+v, %v", e, err)
 	}
 }
+
+// TestMissingConsumerComesBack: a lane whose consumer was removed goes on once it is made again.
+func TestMissingConsumerComesBack(t *testing.T) {
+	t.Parallel()
+	q := innerQueue(t)
+	name := q.readySpot("example.com").consumer()
+	if err := q.js.DeleteConsumer(t.Context(), streamJobs, name); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	var found sync.WaitGroup
+	found.Go(func() {
+		if _, err := q.consumer(ctx, streamJobs, name); err != nil {
+			t.Error(err)
+		}
+	})
+	time.Sleep(time.Second) // most likely it has looked for it
+	if err := q.ensure(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	found.Wait()
+}

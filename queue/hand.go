@@ -303,19 +303,29 @@ func (q *Queue) handleOne(ctx context.Context, m jetstream.Msg, link uint64, han
 	handle(q.life, h, meta)
 }
 
-// consumer looks the durable up, waiting for a cluster without a leader.
+// consumer looks the durable up, waiting for a cluster without a leader, and for one that somebody removed: mail of its lane waits until then.
 func (q *Queue) consumer(ctx context.Context, stream, name string) (jetstream.Consumer, error) {
 	for {
 		c, err := q.js.Consumer(ctx, stream, name)
 		if err == nil {
 			return c, nil
 		}
-		if errors.Is(err, jetstream.ErrConsumerNotFound) || ctx.Err() != nil {
+		if ctx.Err() != nil {
 			return nil, fmt.Errorf("consumer %s of stream %s: %w", name, stream, err)
 		}
-		q.trouble(err)
-		if err := sleep(ctx, 500*time.Millisecond); err != nil {
+		pause := 500 * time.Millisecond
+		if errors.Is(err, jetstream.ErrConsumerNotFound) {
+			q.o.Logger.Error("a consumer of the queue is missing, what it hands out waits: start a process with queue.manage, it is made again then",
+				"stream", stream, "consumer", name)
+			pause = missingPause
+		} else {
+			q.trouble(err)
+		}
+		if err := sleep(ctx, pause); err != nil {
 			return nil, err
 		}
 	}
 }
+
+// missingPause is how long a consumer that is not there is not looked for.
+const missingPause = 5 * time.Second
