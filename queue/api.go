@@ -382,13 +382,18 @@ func (q *Queue) onLinkOf(ctx context.Context, nc *nats.Conn, limit time.Duration
 	case q.lists:
 		l = &q.listLink
 	}
-	return within(ctx, l, limit)
+	return within(ctx, l, max(limit, q.o.leeway))
 }
 
 func within(ctx context.Context, l *atomic.Pointer[link], limit time.Duration) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	stop := context.AfterFunc(l.Load().life, cancel)
 	return ctx, func() { stop(); cancel() }
+}
+
+// bound bounds what is asked of the queue by time.
+func (q *Queue) bound(ctx context.Context, limit time.Duration) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(ctx, max(limit, q.o.leeway))
 }
 
 // link is one connection to a server: requests on it end with it.

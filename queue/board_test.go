@@ -98,8 +98,9 @@ func TestPostings(t *testing.T) {
 	if all, err := qs[0].Postings(t.Context()); err != nil || len(all) != 1 {
 		t.Errorf("got %+v, %v after the end", all, err)
 	}
-	post(Posting{Kind: "suspension", Name: "short", Data: json.RawMessage(`4`), Until: time.Now().Add(time.Second)})
+	post(Posting{Kind: "suspension", Name: "short", Data: json.RawMessage(`4`), Until: time.Now().Add(time.Hour)})
 	wait("one that ends by itself", "suspension short", "4")
+	post(Posting{Kind: "suspension", Name: "short", Data: json.RawMessage(`5`), Until: time.Now().Add(time.Second)})
 	wait("its end", "suspension short", "")
 	if err := qs[0].Post(t.Context(), Posting{Kind: "Big", Name: "x", Data: json.RawMessage(`1`)}); err == nil {
 		t.Error("a kind that is no word is taken")
@@ -129,8 +130,11 @@ func TestPostAfterTheEnd(t *testing.T) {
 	}
 	for end := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) {
 		s, err := q.getLeader(t.Context(), "KV_"+siteBucket, "$KV."+siteBucket+"."+postingKey{p.Kind, p.Name}.token())
-		if err != nil || len(s.data) == 0 {
+		if errors.Is(err, errAbsent) || err == nil && len(s.data) == 0 {
 			break
+		}
+		if err != nil {
+			t.Fatal(err)
 		}
 		if time.Now().After(end) {
 			t.Fatal("the posting does not end")

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"net/url"
 	"strings"
@@ -22,26 +23,39 @@ type cluster struct {
 	options [3]*server.Options
 }
 
-func startCluster(t *testing.T) *cluster {
+// ownHost is a loopback address that nobody else uses: a port that was free once, or of a server that is away for a while, stays free.
+func ownHost() string {
+	return fmt.Sprintf("127.%d.%d.%d", 1+rand.N(254), rand.N(256), 1+rand.N(254))
+}
+
+// freePorts are three free ports of a host.
+func freePorts(t *testing.T, host string) (ports [3]int) {
 	t.Helper()
-	c := &cluster{}
-	var ports [3]int
-	var routes []*url.URL
 	for i := range ports {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
+		l, err := net.Listen("tcp", host+":0")
 		if err != nil {
 			t.Fatal(err)
 		}
-		ports[i] = l.Addr().(*net.TCPAddr).Port
 		defer func() { _ = l.Close() }()
-		routes = append(routes, &url.URL{Scheme: "nats", Host: l.Addr().String()})
-		_ = l.Close()
+		ports[i] = l.Addr().(*net.TCPAddr).Port
+	}
+	return ports
+}
+
+func startCluster(t *testing.T) *cluster {
+	t.Helper()
+	c := &cluster{}
+	host := ownHost()
+	ports := freePorts(t, host)
+	var routes []*url.URL
+	for _, port := range ports {
+		routes = append(routes, &url.URL{Scheme: "nats", Host: fmt.Sprintf("%s:%d", host, port)})
 	}
 	for i := range c.servers {
 		c.options[i] = &server.Options{
-			ServerName: fmt.Sprintf("n%d", i), Host: "127.0.0.1", Port: -1, NoSigs: true, NoLog: true,
+			ServerName: fmt.Sprintf("n%d", i), Host: ownHost(), Port: -1, NoSigs: true, NoLog: true,
 			JetStream: true, StoreDir: t.TempDir(), JetStreamMaxStore: 100 << 30, SyncAlways: true,
-			Cluster: server.ClusterOpts{Name: "test", Host: "127.0.0.1", Port: ports[i]}, Routes: routes,
+			Cluster: server.ClusterOpts{Name: "test", Host: host, Port: ports[i]}, Routes: routes,
 		}
 		c.start(t, i)
 	}
@@ -61,7 +75,7 @@ func (c *cluster) start(t *testing.T, i int) {
 		t.Fatal(err)
 	}
 	s.Start()
-	if !s.ReadyForConnections(10 * time.Second) {
+	if !s.ReadyForConnections(time.Minute) {
 		t.Fatal("server does not start")
 	}
 	c.options[i].Port = s.Addr().(*net.TCPAddr).Port // the same again after a restart
@@ -72,7 +86,7 @@ func (c *cluster) open(t *testing.T, node string) *Queue {
 	t.Helper()
 	var urls []string
 	for _, o := range c.options {
-		urls = append(urls, fmt.Sprintf("nats://127.0.0.1:%d", o.Port))
+		urls = append(urls, fmt.Sprintf("nats://%s:%d", o.Host, o.Port))
 	}
 	q, err := Open(t.Context(), Options{Node: node, Replicas: 3, MaxBytes: 1 << 30, Logger: slog.New(slog.DiscardHandler), AckWait: 3 * time.Second,
 		Connect: func(extra ...nats.Option) (*nats.Conn, error) { return nats.Connect(strings.Join(urls, ","), extra...) }})
@@ -83,7 +97,7 @@ func (c *cluster) open(t *testing.T, node string) *Queue {
 }
 
 func closeQueue(t *testing.T, q *Queue) {
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	if err := q.Close(ctx); err != nil {
 		t.Error(err)
@@ -140,10 +154,11 @@ func TestClusterLosesALeader(t *testing.T) {
 		}
 	}
 	send(60)
-	info, err := client.streamInfo(ctx, streamMail, "", 0)
-	if err != nil {
-		t.Fatal(err)
-	}
+	var info *streamInfo
+	patiently(t, "find the leader", func(ctx context.Context) (err error) {
+		info, err = client.streamInfo(ctx, streamMail, "", 0)
+		return err
+	})
 	for i, s := range c.servers {
 		if s.Name() != info.Cluster.Leader {
 			continue
@@ -154,7 +169,7 @@ func TestClusterLosesALeader(t *testing.T) {
 		c.start(t, i)
 	}
 	send(60)
-	for range 400 {
+	for end := time.Now().Add(3 * time.Minute); time.Now().Before(end); time.Sleep(150 * time.Millisecond) {
 		counts, err := client.Counts(ctx)
 		if err == nil && counts.Incoming+counts.Ready+counts.Later["10s"] == 0 && counts.Sign == 0 {
 			mu.Lock()
@@ -164,7 +179,6 @@ func TestClusterLosesALeader(t *testing.T) {
 				break
 			}
 		}
-		time.Sleep(150 * time.Millisecond)
 	}
 	mu.Lock()
 	defer mu.Unlock()

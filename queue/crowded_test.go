@@ -7,6 +7,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"postroad/queue/embedded"
 )
@@ -20,7 +21,7 @@ func TestJobsAreCrowded(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	q, err := Open(t.Context(), Options{Connect: s.Connect, Node: "test", MaxBytes: limit, Logger: slog.New(slog.DiscardHandler)})
+	q, err := Open(t.Context(), Options{Connect: s.Connect, Node: "test", MaxBytes: limit, Logger: slog.New(slog.DiscardHandler), leeway: time.Minute})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -21,7 +21,7 @@ func TestE6_83_OverdueLeavesOldestFirst(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	ended := make(chan error, 1)
 	go func() { ended <- q.runTimer(ctx, "4h", time.Millisecond) }() // four hours have passed for all of them
 	var left []MessageID

@@ -148,7 +148,7 @@ func (r *recorder) flush(ctx context.Context) {
 		if len(bundle) == 0 {
 			return
 		}
-		ctx, cancel := context.WithTimeout(ctx, publishTimeout)
+		ctx, cancel := r.q.bound(ctx, publishTimeout)
 		_, err := r.q.js.PublishMsg(ctx, newMsg("events."+encodeToken(r.q.o.Node), s2.Encode(nil, bundle)), jetstream.WithRetryAttempts(0))
 		cancel()
 		if err != nil {

@@ -19,36 +19,6 @@ import (
 	"postroad/queue/embedded"
 )
 
-// loseOne takes one message of a consumer and never answers: as a process that was killed with it in hand.
-func (q *Queue) loseOne(t *testing.T, stream, consumer string) {
-	t.Helper()
-	c, err := q.js.Consumer(t.Context(), stream, consumer)
-	if err != nil {
-		t.Fatal(err)
-	}
-	b, err := c.Fetch(1)
-	if err != nil {
-		t.Fatal(err)
-	}
-	n := 0
-	for range b.Messages() {
-		n++
-	}
-	if n != 1 {
-		t.Fatalf("consumer %s handed out %d messages, want 1", consumer, n)
-	}
-}
-
-// during runs fn for a while and waits for its end.
-func during(t *testing.T, d time.Duration, fn func(context.Context) error) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), d)
-	defer cancel()
-	if err := fn(ctx); err != nil {
-		t.Error(err)
-	}
-}
-
 func laneOfTest(domain string) string { return "lane-" + laneOf(domain) }
 
 func TestRedeliveredJobGivesWayToHigherMove(t *testing.T) {
@@ -59,10 +29,9 @@ func TestRedeliveredJobGivesWayToHigherMove(t *testing.T) {
 	q.storeJob(t, q.readySpot("example.com"), j, 1)
 	q.loseOne(t, streamJobs, laneOfTest("example.com"))
 	deferred := q.storeJob(t, laterSpot("4h"), j, 2) // the worker came this far
-	during(t, 4*time.Second, func(ctx context.Context) error {
+	q.until(t, []string{mailSubject(KindMail, id), deferred.subject()}, func(ctx context.Context) error {
 		return q.Deliver(ctx, 8, func(_ context.Context, d *Delivery) { t.Errorf("handed out %+v", d.where) })
 	})
-	q.want(t, mailSubject(KindMail, id), deferred.subject())
 }
 
 func TestRedeliveredJobOfFinishedPart(t *testing.T) {
@@ -77,18 +46,17 @@ func TestRedeliveredJobOfFinishedPart(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	during(t, 4*time.Second, func(ctx context.Context) error {
+	q.until(t, nil, func(ctx context.Context) error {
 		return q.Deliver(ctx, 8, func(_ context.Context, d *Delivery) { t.Errorf("handed out %+v", d.where) })
 	})
-	q.want(t)
 }
 
 func TestJobWhoseMailIsGone(t *testing.T) {
 	t.Parallel()
-	q := innerQueue(t)
+	q := innerQueue(t, nobodyElse)
 	q.storeJob(t, q.readySpot("example.com"), Job{ID: NewID(), Kind: KindMail, Parts: 1, Domain: "example.com"}, 1)
 	var asked atomic.Int64
-	during(t, 3*time.Second, func(ctx context.Context) error {
+	q.until(t, nil, func(ctx context.Context) error {
 		return q.Deliver(ctx, 8, func(ctx context.Context, d *Delivery) {
 			asked.Add(1)
 			if _, err := d.Open(ctx); !errors.Is(err, ErrGone) {
@@ -99,7 +67,6 @@ func TestJobWhoseMailIsGone(t *testing.T) {
 	if n := asked.Load(); n != 1 {
 		t.Errorf("handed out %d times", n)
 	}
-	q.want(t)
 }
 
 func TestUnsettledJobComesBack(t *testing.T) {
@@ -109,7 +76,7 @@ func TestUnsettledJobComesBack(t *testing.T) {
 	j := q.storeMail(t, id, "example.com")[0]
 	q.storeJob(t, q.readySpot("example.com"), j, 1)
 	var tries atomic.Int64
-	during(t, 8*time.Second, func(ctx context.Context) error {
+	q.until(t, nil, func(ctx context.Context) error {
 		return q.Deliver(ctx, 8, func(ctx context.Context, d *Delivery) {
 			if tries.Add(1) == 2 {
 				if err := d.Settle(ctx, Settlement{Tried: true}); err != nil {
@@ -121,7 +88,6 @@ func TestUnsettledJobComesBack(t *testing.T) {
 	if n := tries.Load(); n != 2 {
 		t.Errorf("handed out %d times, want 2", n)
 	}
-	q.want(t)
 }
 
 // TestSlowHandlerKeepsItsJob: what is in hand longer than AckWait is given to nobody else.
@@ -131,7 +97,7 @@ func TestSlowHandlerKeepsItsJob(t *testing.T) {
 	j := q.storeMail(t, NewID(), "example.com")[0]
 	q.storeJob(t, q.readySpot("example.com"), j, 1)
 	var tries atomic.Int64
-	during(t, 5*time.Second, func(ctx context.Context) error {
+	q.until(t, nil, func(ctx context.Context) error {
 		return q.Deliver(ctx, 8, func(ctx context.Context, d *Delivery) {
 			tries.Add(1)
 			time.Sleep(3500 * time.Millisecond)
@@ -143,7 +109,6 @@ func TestSlowHandlerKeepsItsJob(t *testing.T) {
 	if n := tries.Load(); n != 1 {
 		t.Errorf("handed out %d times", n)
 	}
-	q.want(t)
 }
 
 func TestSignerDoesNotSignTwice(t *testing.T) {
@@ -154,8 +119,9 @@ func TestSignerDoesNotSignTwice(t *testing.T) {
 	q.loseOne(t, streamMail, signerConsumer)
 	// Killed between the parts; the first part was deferred meanwhile. Its first job must not come again.
 	first := q.storeJob(t, laterSpot("4h"), jobs[0], 2)
+	second := ref{q.readySpot("example.net"), "example.net", id, 1, 1}
 	var tries atomic.Int64
-	during(t, 4*time.Second, func(ctx context.Context) error {
+	q.until(t, []string{mailSubject(KindMail, id), first.subject(), second.subject()}, func(ctx context.Context) error {
 		return q.Sign(ctx, 8, func(ctx context.Context, s *Signing) {
 			tries.Add(1)
 			if err := s.Signed(ctx, "X"); err != nil {
@@ -163,8 +129,6 @@ func TestSignerDoesNotSignTwice(t *testing.T) {
 			}
 		})
 	})
-	second := ref{q.readySpot("example.net"), "example.net", id, 1, 1}
-	q.want(t, mailSubject(KindMail, id), first.subject(), second.subject())
 	if n := tries.Load(); n != 1 {
 		t.Errorf("signed %d times", n)
 	}
@@ -177,9 +141,20 @@ func TestSignerLeavesSignedMailAlone(t *testing.T) {
 	j := q.storeMail(t, id, "example.com")[0]
 	q.loseOne(t, streamMail, signerConsumer)
 	moved := q.storeJob(t, laterSpot("4h"), j, 2) // signed, tried and deferred before the signer's ack was lost
-	during(t, 4*time.Second, func(ctx context.Context) error {
-		return q.Sign(ctx, 8, func(_ context.Context, s *Signing) { t.Errorf("handed out %s", s.ID) })
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	var signer sync.WaitGroup
+	signer.Go(func() {
+		if err := q.Sign(ctx, 8, func(_ context.Context, s *Signing) { t.Errorf("handed out %s", s.ID) }); err != nil {
+			t.Error(err)
+		}
 	})
+	eventually(t, "the signer does not let go of what was signed", func() bool {
+		floor, err := q.ackFloor(t.Context(), streamMail, signerConsumer)
+		return err == nil && floor > 0
+	})
+	cancel()
+	signer.Wait()
 	q.want(t, mailSubject(KindMail, id), moved.subject())
 }
 
@@ -190,7 +165,7 @@ func TestSignerLater(t *testing.T) {
 	q.storeMail(t, id, "example.com")
 	var reasons []string
 	var mu sync.Mutex
-	ctx, cancel := context.WithTimeout(t.Context(), 18*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	var wg sync.WaitGroup
 	wg.Go(func() { _ = q.RunTimers(ctx) })
@@ -223,12 +198,11 @@ func TestUnreadableJobIsHeld(t *testing.T) {
 	if _, err := q.put(t.Context(), streamJobs, r.subject(), []byte("PRJ9{}")); err != nil {
 		t.Fatal(err)
 	}
-	during(t, 3*time.Second, func(ctx context.Context) error {
-		return q.Deliver(ctx, 8, func(_ context.Context, d *Delivery) { t.Errorf("handed out %+v", d.where) })
-	})
 	held := r
 	held.spot, held.move = heldSpot(holdUnreadable), 2
-	q.want(t, held.subject())
+	q.until(t, []string{held.subject()}, func(ctx context.Context) error {
+		return q.Deliver(ctx, 8, func(_ context.Context, d *Delivery) { t.Errorf("handed out %+v", d.where) })
+	})
 }
 
 // A job names the mail of its subject, or nobody works on it: whoever may write jobs and marks but no mail cannot pass off one for the other.
@@ -270,7 +244,7 @@ func TestJobThatLiesIsHeld(t *testing.T) {
 	if n, err := q.Hold(t.Context(), Selection{}, "legal"); n != 0 || err != nil {
 		t.Errorf("an operator moved %d, %v", n, err)
 	}
-	during(t, 13*time.Second, func(ctx context.Context) error {
+	q.until(t, want, func(ctx context.Context) error {
 		var wg sync.WaitGroup
 		defer wg.Wait()
 		wg.Go(func() { _ = q.RunTimers(ctx) })
@@ -279,7 +253,6 @@ func TestJobThatLiesIsHeld(t *testing.T) {
 		})
 		return q.Deliver(ctx, 8, func(_ context.Context, d *Delivery) { t.Errorf("handed out %+v", d.where) })
 	})
-	q.want(t, want...)
 }
 
 // TestTimerYieldsToOperator: what the timer keeps in hand may be moved meanwhile; it must not come back.
@@ -290,14 +263,30 @@ func TestTimerYieldsToOperator(t *testing.T) {
 	j := q.storeMail(t, id, "example.com")[0]
 	q.storeJob(t, laterSpot("10s"), j, 2)
 	held := ref{heldSpot("legal"), "example.com", id, 0, 3}
-	during(t, 14*time.Second, func(ctx context.Context) error {
-		time.AfterFunc(2*time.Second, func() {
-			if n, err := q.Hold(ctx, Selection{ID: id}, "legal"); n != 1 || err != nil {
-				t.Errorf("hold: %d, %v", n, err)
-			}
-		})
-		return q.RunTimers(ctx)
+	job, err := q.getLeader(t.Context(), streamLater, ref{laterSpot("10s"), "example.com", id, 0, 2}.subject())
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var timer sync.WaitGroup
+	timer.Go(func() {
+		if err := q.runTimer(ctx, "10s", 20*time.Second); err != nil && !errors.Is(err, context.Canceled) {
+			t.Error(err)
+		}
 	})
+	inHand := func() int {
+		q.hands.mu.Lock()
+		defer q.hands.mu.Unlock()
+		return len(q.hands.m)
+	}
+	eventually(t, "the timer does not take it in hand", func() bool { return inHand() == 1 })
+	if n, err := q.Hold(t.Context(), Selection{ID: id}, "legal"); n != 1 || err != nil {
+		t.Errorf("hold: %d, %v", n, err)
+	}
+	eventually(t, "the timer does not let go of it", func() bool { return inHand() == 0 && time.Since(job.time) >= 20*time.Second })
+	cancel()
+	timer.Wait()
 	q.want(t, mailSubject(KindMail, id), held.subject())
 }
 
@@ -309,7 +298,7 @@ func TestTimerMovesABacklog(t *testing.T) {
 	for part := range 600 {
 		q.storeJob(t, laterSpot("10s"), Job{ID: id, Kind: KindMail, Part: part, Parts: 600, Domain: "example.com"}, 1)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
 	var timers sync.WaitGroup
 	timers.Go(func() { _ = q.RunTimers(ctx) })
@@ -334,7 +323,7 @@ func TestFull(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	q, err := Open(t.Context(), Options{Connect: s.Connect, Node: "test", MaxBytes: 1 << 20, Logger: slog.New(slog.DiscardHandler)})
+	q, err := Open(t.Context(), Options{Connect: s.Connect, Node: "test", MaxBytes: 1 << 20, Logger: slog.New(slog.DiscardHandler), leeway: time.Minute})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -349,13 +338,7 @@ func TestFull(t *testing.T) {
 	if !errors.Is(last, ErrFull) {
 		t.Errorf("a full stream answers %v, want ErrFull", last)
 	}
-	for range 40 {
-		if q.Full() {
-			return
-		}
-		time.Sleep(50 * time.Millisecond)
-	}
-	t.Error("Full() does not show the watermark")
+	eventually(t, "Full() does not show the watermark", q.Full)
 }
 
 func TestReopen(t *testing.T) {
@@ -367,7 +350,7 @@ func TestReopen(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		q, err := Open(t.Context(), Options{Connect: s.Connect, Node: "test", MaxBytes: 1 << 30, Logger: slog.New(slog.DiscardHandler)})
+		q, err := Open(t.Context(), Options{Connect: s.Connect, Node: "test", MaxBytes: 1 << 30, Logger: slog.New(slog.DiscardHandler), leeway: time.Minute})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -429,7 +412,7 @@ func openOn(t *testing.T, so *server.Options, o Options) (*Queue, error) {
 	}
 	s.Start()
 	t.Cleanup(func() { s.Shutdown(); s.WaitForShutdown() })
-	if !s.ReadyForConnections(10 * time.Second) {
+	if !s.ReadyForConnections(time.Minute) {
 		t.Fatal("server does not start")
 	}
 	o.Node, o.Logger = "test", slog.New(slog.DiscardHandler)
@@ -443,7 +426,7 @@ func TestLeaseHasOneHolder(t *testing.T) {
 	t.Parallel()
 	q := innerQueue(t)
 	var holders, most, total atomic.Int64
-	ctx, cancel := context.WithTimeout(t.Context(), 12*time.Second)
+	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	var wg sync.WaitGroup
 	for range 3 {
@@ -454,12 +437,15 @@ func TestLeaseHasOneHolder(t *testing.T) {
 					most.Store(n)
 				}
 				defer holders.Add(-1)
-				_ = sleep(ctx, 10*time.Second)
+				<-ctx.Done()
 			})
 		})
 	}
+	eventually(t, "nobody gets the lease", func() bool { return total.Load() > 0 })
+	time.Sleep(2*leaseTTL/5 + time.Second) // two tries of the others
+	cancel()
 	wg.Wait()
-	if most.Load() != 1 || total.Load() < 1 {
+	if most.Load() != 1 {
 		t.Errorf("%d holders at once, %d in all", most.Load(), total.Load())
 	}
 }
@@ -491,7 +477,7 @@ func TestCutContentIsNoEnd(t *testing.T) {
 func TestBusyDomainLeavesTheLane(t *testing.T) {
 	t.Parallel()
 	q := innerQueue(t)
-	other, err := Open(t.Context(), Options{Connect: q.o.Connect, Node: "other", MaxBytes: 1 << 30, Logger: q.o.Logger})
+	other, err := Open(t.Context(), Options{Connect: q.o.Connect, Node: "other", MaxBytes: 1 << 30, Logger: q.o.Logger, leeway: time.Minute})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -502,7 +488,7 @@ func TestBusyDomainLeavesTheLane(t *testing.T) {
 	j := q.storeMail(t, NewID(), "dead.example")[0]
 	q.storeJob(t, q.readySpot("dead.example"), j, 1)
 	var lanes []string
-	ctx, cancel := context.WithTimeout(t.Context(), 40*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	var roles sync.WaitGroup
 	roles.Go(func() { _ = other.RunTimers(ctx) })
@@ -554,12 +540,12 @@ func TestBusyDomainLeavesTheLane(t *testing.T) {
 func TestTraceReadsManyBundles(t *testing.T) {
 	t.Parallel()
 	q := innerQueue(t)
-	id := NewID()
+	id, began := NewID(), time.Now()
 	for i := range 3*batchSize + 5 {
 		q.Record(Event{Type: Admin, ID: id, Part: i})
 		q.events.flush(t.Context())
 	}
-	for _, since := range []time.Time{{}, time.Now().Add(-time.Minute)} {
+	for _, since := range []time.Time{{}, began.Add(-time.Minute)} {
 		n := 0
 		for e, err := range q.Trace(t.Context(), TraceFilter{Since: since, Client: ""}) {
 			if err != nil {

@@ -268,7 +268,12 @@ func (q *Queue) pull(ctx context.Context, stream, consumer string, window int, h
 			_ = sleep(ctx, 250*time.Millisecond)
 			continue
 		}
+		// A connection that was made anew in between: nobody has rested on it, and what comes could not be acknowledged.
+		isEarly := q.o.Replicas == 1 && q.linkNumber() != link
 		for m := range batch.Messages() {
+			if isEarly {
+				continue
+			}
 			n--
 			wg.Go(func() {
 				defer free.release(1)

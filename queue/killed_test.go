@@ -81,13 +81,13 @@ func TestKilledChild(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	t.Fatalf("it came to its end: %v", deed(ctx, q))
 }
 
 func killedOptions(node string, connect func(...nats.Option) (*nats.Conn, error)) Options {
-	return Options{Connect: connect, Node: node, MaxBytes: 1 << 30, Logger: slog.New(slog.DiscardHandler), AckWait: time.Second}
+	return Options{Connect: connect, Node: node, MaxBytes: 1 << 30, Logger: slog.New(slog.DiscardHandler), AckWait: time.Second, leeway: time.Minute}
 }
 
 func startStore(t *testing.T, dir string) *embedded.Server {
@@ -202,7 +202,7 @@ func die(t *testing.T, env []string) {
 // and everything when isReported says so.
 func goOn(t *testing.T, q *Queue, isReported bool) (relayed []string, told int) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
 	var mu sync.Mutex
 	var roles sync.WaitGroup

@@ -84,7 +84,7 @@ func (q *Queue) whileRenewed(ctx context.Context, name string, rev uint64, until
 	}
 	lost()
 	<-done
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+	ctx, cancel := q.bound(context.WithoutCancel(ctx), time.Second)
 	defer cancel()
 	_ = q.kv.leases.Delete(ctx, name, jetstream.LastRevision(rev)) // else it ends by itself
 }

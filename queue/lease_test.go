@@ -43,7 +43,7 @@ func TestLeaseThatCannotBeTaken(t *testing.T) {
 	var wg sync.WaitGroup
 	wg.Go(func() { q.Lead(ctx, "rotation", func(context.Context) { t.Error("it leads") }) })
 	later := func() []Condition { return q.leases.conditions(time.Now().Add(2 * leaseTTL)) }
-	for end := time.Now().Add(20 * time.Second); len(later()) == 0 && time.Now().Before(end); {
+	for end := time.Now().Add(time.Minute); len(later()) == 0 && time.Now().Before(end); {
 		time.Sleep(10 * time.Millisecond)
 	}
 	if got := later(); len(got) != 1 || !strings.Contains(got[0].Text, "rotation") {
@@ -53,32 +53,5 @@ func TestLeaseThatCannotBeTaken(t *testing.T) {
 	wg.Wait()
 	if got := later(); len(got) > 0 {
 		t.Errorf("got %+v after the end", got)
-	}
-}
-
-// TestLeaseEndsInTime: whose renewals nobody answers stops before another process can have the lease, not when the next renewal is given up.
-func TestLeaseEndsInTime(t *testing.T) {
-	t.Parallel()
-	q := innerQueue(t)
-	ctx, cancel := context.WithCancel(t.Context())
-	defer cancel()
-	var led time.Duration
-	q.Lead(ctx, "rotation", func(held context.Context) {
-		defer cancel()
-		began := time.Now()
-		if err := q.js.DeleteKeyValue(ctx, leaseBucket); err != nil {
-			t.Error(err)
-		}
-		sub, err := q.nc.SubscribeSync("$KV." + leaseBucket + ".>") // else "no responders" is an answer
-		if err != nil {
-			t.Error(err)
-			return
-		}
-		defer func() { _ = sub.Unsubscribe() }()
-		<-held.Done()
-		led = time.Since(began)
-	})
-	if led < leaseTTL/2 || led > leaseTTL {
-		t.Errorf("it led for %s, want less than %s", led, leaseTTL)
 	}
 }

@@ -123,6 +123,8 @@ type spender struct {
 	time  func() time.Time
 	pause func(context.Context, time.Duration) error // sleep; tests need not
 
+	leeway time.Duration // see Options
+
 	mu    sync.Mutex
 	m     map[string]*purse
 	swept time.Time
@@ -191,7 +193,7 @@ func (s *spender) spend(ctx context.Context, key string, n int, l Limit) (Spent,
 		p.busy--
 		s.mu.Unlock()
 	}()
-	ctx, cancel := context.WithTimeout(ctx, spendTimeout)
+	ctx, cancel := context.WithTimeout(ctx, max(spendTimeout, s.leeway))
 	defer cancel()
 	select {
 	case p.turn <- struct{}{}:

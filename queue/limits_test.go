@@ -34,7 +34,7 @@ func startServer(t testing.TB, dir string) *embedded.Server {
 
 func openNode(t testing.TB, s *embedded.Server, node string, change ...func(*Options)) *Queue {
 	t.Helper()
-	o := Options{Connect: s.Connect, Node: node, MaxBytes: 1 << 30, Logger: slog.New(slog.DiscardHandler)}
+	o := Options{Connect: s.Connect, Node: node, MaxBytes: 1 << 30, Logger: slog.New(slog.DiscardHandler), leeway: time.Minute}
 	for _, c := range change {
 		c(&o)
 	}
@@ -43,7 +43,7 @@ func openNode(t testing.TB, s *embedded.Server, node string, change ...func(*Opt
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
 		if err := q.Close(ctx); err != nil {
 			t.Error(err)
@@ -64,12 +64,17 @@ func TestProcessesShareALimit(t *testing.T) {
 	}
 	var mu sync.Mutex
 	var all []given
-	start := time.Now()
-	ctx, cancel := context.WithDeadline(t.Context(), start.Add(7500*time.Millisecond))
+	total := 0
+	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	var sessions sync.WaitGroup
+	var nodes []*Queue
 	for i := range 4 {
-		q := openNode(t, s, fmt.Sprintf("mx%d", i))
+		nodes = append(nodes, openNode(t, s, fmt.Sprintf("mx%d", i)))
+	}
+	var sessions sync.WaitGroup
+	defer sessions.Wait()
+	defer cancel()
+	for _, q := range nodes {
 		for j := range 16 {
 			n := 1 + j%3
 			sessions.Go(func() {
@@ -88,16 +93,22 @@ func TestProcessesShareALimit(t *testing.T) {
 					}
 					mu.Lock()
 					all = append(all, given{began, time.Now(), n})
+					total += n
 					mu.Unlock()
 				}
 			})
 		}
 	}
+	time.Sleep(3*l.Window + l.Window/2)
+	eventually(t, fmt.Sprintf("nothing is given of what is free again, after the first %d", l.Count), func() bool {
+		mu.Lock()
+		defer mu.Unlock()
+		return total > l.Count
+	})
+	cancel()
 	sessions.Wait()
 	slices.SortFunc(all, func(a, b given) int { return a.began.Compare(b.began) })
-	total := 0
 	for i, first := range all {
-		total += first.n
 		sum := 0
 		for _, g := range all[i:] {
 			if g.ended.Sub(first.began) < l.Window {
@@ -107,9 +118,6 @@ func TestProcessesShareALimit(t *testing.T) {
 		if sum > l.Count {
 			t.Fatalf("%d in %s, want %d at most", sum, l.Window, l.Count)
 		}
-	}
-	if total <= l.Count {
-		t.Errorf("%d were given in all: nothing of what was free again, after the first %d", total, l.Count)
 	}
 }
 
@@ -121,7 +129,8 @@ func TestSpendings(t *testing.T) {
 	for _, err := range []error{
 		spendOn(t, q, "client/Web 01.example", 10, host),
 		spendOn(t, other, "client/Web 01.example", 60, host),
-		spendOn(t, q, "class/hosts", 5, short),
+		spendOn(t, q, "class/hosts", 5, Limit{1000, time.Hour}),
+		spendOn(t, q, "class/short", 5, short),
 	} {
 		if err != nil {
 			t.Fatal(err)
@@ -138,18 +147,13 @@ func TestSpendings(t *testing.T) {
 		}
 		return all
 	}
-	want := []Spending{{Key: "client/Web 01.example", Limit: host, Used: 70}, {Key: "class/hosts", Limit: short, Used: 20}}
+	// A key that nobody uses goes away by itself, and begins anew.
+	eventually(t, "the key of a short window is still there", func() bool { return len(list()) == 2 })
+	want := []Spending{{Key: "client/Web 01.example", Limit: host, Used: 70}, {Key: "class/hosts", Limit: Limit{1000, time.Hour}, Used: 20}}
 	if d := cmp.Diff(want, list(), cmpopts.IgnoreFields(Spending{}, "Last")); d != "" {
 		t.Error(d)
 	}
-	// A key that nobody uses goes away by itself, and begins anew.
-	for deadline := time.Now().Add(20 * time.Second); len(list()) > 1; {
-		if time.Now().After(deadline) {
-			t.Fatal("the key of a short window is still there")
-		}
-		time.Sleep(100 * time.Millisecond)
-	}
-	if err := spendOn(t, other, "class/hosts", 1000, short); err != nil {
+	if err := spendOn(t, other, "class/short", 1000, short); err != nil {
 		t.Error(err)
 	}
 }
@@ -167,7 +171,7 @@ func spendOn(t *testing.T, q *Queue, key string, n int, l Limit) error {
 func TestSpendWithoutServer(t *testing.T) {
 	t.Parallel()
 	s := startServer(t, t.TempDir())
-	q := openNode(t, s, "mx1")
+	q := openNode(t, s, "mx1", func(o *Options) { o.leeway = 0 })
 	if err := q.js.DeleteKeyValue(t.Context(), limitBucket); err != nil {
 		t.Fatal(err)
 	}
@@ -176,7 +180,7 @@ func TestSpendWithoutServer(t *testing.T) {
 	if !errors.Is(err, ErrUnavailable) {
 		t.Errorf("got %v, want %v", err, ErrUnavailable)
 	}
-	if took := time.Since(began); took > 2*spendTimeout {
+	if took := time.Since(began); took > spendTimeout+time.Minute {
 		t.Errorf("took %s", took)
 	}
 }

@@ -34,6 +34,9 @@ type Options struct {
 	// RecreateConsumers lets a consumer that is missing be made anew, although its stream has held messages. All of
 	// them are then handed out again: mail may be sent twice. The operator's decision after an incident.
 	RecreateConsumers bool
+
+	// leeway is how long any one request may take at the least; for tests, which a disk that stands still for some seconds must not fail.
+	leeway time.Duration
 }
 
 // DefaultAckWait is longer than the election of a stream leader (5–7 s) by a wide margin.
@@ -123,7 +126,8 @@ func Open(ctx context.Context, o Options) (*Queue, error) {
 	}
 	q := &Queue{o: o, back: make(chan struct{}, 1), rest: settleRest, patience: chunkPatience}
 	q.spender = newSpender(bucketStore{casBucket{q, limitBucket}})
-	q.pacer = &pacer{store: casBucket{q, limitBucket}, clock: &q.spender.clock, time: time.Now, pause: sleep}
+	q.spender.leeway = o.leeway
+	q.pacer = &pacer{store: casBucket{q, limitBucket}, clock: &q.spender.clock, time: time.Now, pause: sleep, leeway: o.leeway}
 	q.life, q.end = context.WithCancel(context.Background())
 	for _, c := range []struct {
 		nc   **nats.Conn
@@ -160,9 +164,9 @@ func (q *Queue) connOptions(name string, l *atomic.Pointer[link]) []nats.Option 
 		nats.MaxReconnects(-1),
 		nats.ReconnectWait(250 * time.Millisecond),
 		nats.ReconnectBufSize(-1), // a buffered publish would be sent a second time
-		nats.PingInterval(2 * time.Second),
+		nats.PingInterval(max(2*time.Second, q.o.leeway)),
 		nats.MaxPingsOutstanding(2),
-		nats.Timeout(3 * time.Second),
+		nats.Timeout(max(3*time.Second, q.o.leeway)),
 	}
 }
 
@@ -211,7 +215,7 @@ func (o *Options) dial(ctx context.Context, extra ...nats.Option) (*nats.Conn, e
 }
 
 func (q *Queue) open(ctx context.Context) error {
-	js, err := jetstream.New(q.nc, jetstream.WithDefaultTimeout(5*time.Second))
+	js, err := jetstream.New(q.nc, jetstream.WithDefaultTimeout(max(5*time.Second, q.o.leeway)))
 	if err != nil {
 		return fmt.Errorf("open JetStream: %w", err)
 	}

@@ -26,7 +26,7 @@ func TestServersThatRefuseForAWhile(t *testing.T) {
 	}
 	s.Start()
 	t.Cleanup(func() { s.Shutdown(); s.WaitForShutdown() })
-	if !s.ReadyForConnections(10 * time.Second) {
+	if !s.ReadyForConnections(time.Minute) {
 		t.Fatal("server does not start")
 	}
 	url := fmt.Sprintf("nats://postroad:right@127.0.0.1:%d", s.Addr().(*net.TCPAddr).Port)
@@ -62,7 +62,7 @@ func TestFullWhileAnotherStreamIsSilent(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	q, err := Open(t.Context(), Options{Connect: s.Connect, Node: "test", MaxBytes: 1 << 20, Logger: slog.New(slog.DiscardHandler)})
+	q, err := Open(t.Context(), Options{Connect: s.Connect, Node: "test", MaxBytes: 1 << 20, Logger: slog.New(slog.DiscardHandler), leeway: time.Minute})
 	if err != nil {
 		t.Fatal(err)
 	}

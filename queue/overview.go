@@ -80,7 +80,7 @@ const (
 
 // Overview looks at the queue. An error says that the queue does not answer.
 func (q *Queue) Overview(ctx context.Context) (Overview, error) {
-	ctx, cancel := context.WithTimeout(ctx, overviewTime)
+	ctx, cancel := q.bound(ctx, overviewTime)
 	defer cancel()
 	o := Overview{At: time.Now()}
 	missing := func(what string, err error) {

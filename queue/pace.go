@@ -79,11 +79,13 @@ func (q *Queue) Reserve(ctx context.Context, key string, n int, r Rate, within t
 
 // pacer hands out turns.
 type pacer struct {
-	store paceStore
-	clock *clock
-	time  func() time.Time
-	pause func(context.Context, time.Duration) error
-	took  atomic.Int64 // nanoseconds by a reservation of late; no turn is so near that it would be over when it is known
+	store  paceStore
+	clock  *clock
+	time   func() time.Time
+	pause  func(context.Context, time.Duration) error
+	leeway time.Duration // see Options
+
+	took atomic.Int64 // nanoseconds by a reservation of late; no turn is so near that it would be over when it is known
 }
 
 // paceStore keeps the paces of the cluster; see casBucket.
@@ -125,7 +127,7 @@ func (pc *pacer) reserve(ctx context.Context, key string, n int, r Rate, within 
 	if len(key) > maxLimitKey || n < 1 {
 		return Turns{}, fmt.Errorf("%d turns for a key of %d octets, want at least one, and %d octets at most", n, len(key), maxLimitKey)
 	}
-	ctx, cancel := context.WithTimeout(ctx, spendTimeout)
+	ctx, cancel := context.WithTimeout(ctx, max(spendTimeout, pc.leeway))
 	defer cancel()
 	token := paceToken(key)
 	for try := range spendTries {

@@ -14,14 +14,18 @@ import (
 	"postroad/queue/embedded"
 )
 
-// innerQueue is a queue whose streams a test may fill by hand.
-func innerQueue(t *testing.T) *Queue {
+// innerQueue is a queue whose streams a test may fill by hand. It waits a minute for each answer: a disk may stand still for some seconds.
+func innerQueue(t *testing.T, change ...func(*Options)) *Queue {
 	t.Helper()
 	s, err := embedded.Start(embedded.Options{Dir: t.TempDir(), MaxBytes: StoreBytes(1 << 30), Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
-	q, err := Open(t.Context(), Options{Connect: s.Connect, Node: "test", MaxBytes: 1 << 30, Logger: slog.New(slog.DiscardHandler), AckWait: time.Second})
+	o := Options{Connect: s.Connect, Node: "test", MaxBytes: 1 << 30, Logger: slog.New(slog.DiscardHandler), AckWait: time.Second, leeway: time.Minute}
+	for _, c := range change {
+		c(&o)
+	}
+	q, err := Open(t.Context(), o)
 	if err != nil {
 		t.Fatal(err)
 	}

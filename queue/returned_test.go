@@ -23,7 +23,7 @@ func TestHoldReleaseReturn(t *testing.T) {
 	id := accept(t, q, "hello", "bob@example.com")
 	held := func() *queue.Entry {
 		t.Helper()
-		for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
+		for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
 			for e, err := range q.List(t.Context(), queue.Selection{ID: id}, 0) {
 				if err == nil && e.Place == queue.PlaceHeld {
 					return &e

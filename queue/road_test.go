@@ -43,6 +43,7 @@ func testQueue(t *testing.T, change ...func(*queue.Options)) *queue.Queue {
 func openQueue(t *testing.T, s *embedded.Server, change ...func(*queue.Options)) *queue.Queue {
 	t.Helper()
 	o := queue.Options{Connect: s.Connect, Node: "test", MaxBytes: 1 << 30, Logger: slog.New(slog.DiscardHandler)}
+	queue.Patient(&o)
 	for _, c := range change {
 		c(&o)
 	}
@@ -141,8 +142,8 @@ func receive[T any](t *testing.T, ch <-chan T) T {
 	select {
 	case v := <-ch:
 		return v
-	case <-time.After(20 * time.Second):
-		t.Fatal("nothing came within 20 s")
+	case <-time.After(time.Minute):
+		t.Fatal("nothing came within a minute")
 		panic("unreachable")
 	}
 }
@@ -151,7 +152,7 @@ func receive[T any](t *testing.T, ch <-chan T) T {
 func drained(t *testing.T, q *queue.Queue) {
 	t.Helper()
 	var last string
-	for range 200 {
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
 		c, err := q.Counts(t.Context())
 		if err != nil {
 			t.Fatal(err)
@@ -164,7 +165,6 @@ func drained(t *testing.T, q *queue.Queue) {
 			return
 		}
 		last = fmt.Sprintf("%+v", c)
-		time.Sleep(50 * time.Millisecond)
 	}
 	t.Fatalf("queue is not empty: %s", last)
 }
@@ -219,11 +219,9 @@ func TestHold(t *testing.T) {
 	if b := receive(t, began); !b.Equal(soon) {
 		t.Errorf("life began %s, want %s", b, soon)
 	}
-	for e, err := range q.List(t.Context(), queue.Selection{}, 0) {
-		if err != nil || e.Place != queue.PlaceLater || !e.Job.Due.Equal(much) || !strings.Contains(e.Job.Reason, "held until ") {
-			t.Errorf("got %+v, %v, want it held until %s", e, err, much)
-		}
-	}
+	waitUntil(t, q, fmt.Sprintf("only one, held until %s", much), func(all []queue.Entry) bool {
+		return len(all) == 1 && all[0].Place == queue.PlaceLater && all[0].Job.Due.Equal(much) && strings.Contains(all[0].Job.Reason, "held until ")
+	})
 	now := time.Now()
 	if n, err := q.Retry(t.Context(), queue.Selection{ID: long}); err != nil || n != 1 {
 		t.Fatalf("got %d, %v", n, err)
@@ -296,7 +294,6 @@ func TestDeferralComesBack(t *testing.T) {
 	t.Parallel()
 	q := testQueue(t)
 	signAll(t, q, "")
-	run(t, q.RunTimers)
 	tries := make(chan queue.Job, 10)
 	deliver(t, q, func(d *queue.Delivery) queue.Settlement {
 		tries <- d.Job
@@ -307,17 +304,10 @@ func TestDeferralComesBack(t *testing.T) {
 	})
 	accept(t, q, "body", "a@example.com", "b@example.com")
 	first := receive(t, tries)
-	time.Sleep(200 * time.Millisecond)
-	var waiting []queue.Entry
-	for e, err := range q.List(t.Context(), queue.Selection{}, 0) {
-		if err != nil {
-			t.Fatal(err)
-		}
-		waiting = append(waiting, e)
-	}
-	if len(waiting) != 1 || waiting[0].Place != queue.PlaceLater || waiting[0].Job.Reason != "450 busy" || time.Until(waiting[0].Job.Due) > 10*time.Second {
-		t.Errorf("waiting: %+v", waiting)
-	}
+	waitUntil(t, q, "only one, deferred for ten seconds at most", func(all []queue.Entry) bool {
+		return len(all) == 1 && all[0].Place == queue.PlaceLater && all[0].Job.Reason == "450 busy" && time.Until(all[0].Job.Due) <= 10*time.Second
+	})
+	run(t, q.RunTimers)
 	second := receive(t, tries)
 	if len(first.Recipients) != 2 || len(second.Recipients) != 1 || second.Tries != 1 || second.Source != "out2" || second.Move != first.Move+2 {
 		t.Errorf("got %+v then %+v", first, second)
@@ -373,18 +363,14 @@ func TestRetryAndCancel(t *testing.T) {
 		t.Fatalf("cancel: %d, %v", n, err)
 	}
 	drained(t, q)
-	for e, err := range q.Trace(ctx, queue.TraceFilter{ID: other}) {
-		if err != nil {
-			t.Fatal(err)
-		}
-		if e.Type == queue.AdminBounce {
-			return
-		}
-	}
-	time.Sleep(300 * time.Millisecond)
-	for e := range q.Trace(ctx, queue.TraceFilter{ID: other}) {
-		if e.Type == queue.AdminBounce {
-			return
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
+		for e, err := range q.Trace(ctx, queue.TraceFilter{ID: other}) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			if e.Type == queue.AdminBounce {
+				return
+			}
 		}
 	}
 	t.Error("the trace does not tell that it was cancelled")
@@ -420,20 +406,33 @@ func TestNotificationOnce(t *testing.T) {
 
 func waitFor(t *testing.T, q *queue.Queue, p queue.Place, want int) {
 	t.Helper()
-	for range 200 {
+	listed := func(all []queue.Entry) bool {
 		n := 0
-		for e, err := range q.List(t.Context(), queue.Selection{}, 0) {
-			if err != nil {
-				t.Fatal(err)
-			}
+		for _, e := range all {
 			if e.Place == p {
 				n++
 			}
 		}
-		if n == want {
+		return n == want
+	}
+	waitUntil(t, q, fmt.Sprintf("%d jobs in %s", want, p), listed)
+}
+
+// waitUntil waits until the list of all is as it should be.
+func waitUntil(t *testing.T, q *queue.Queue, what string, is func([]queue.Entry) bool) {
+	t.Helper()
+	var all []queue.Entry
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(25 * time.Millisecond) {
+		all = nil
+		for e, err := range q.List(t.Context(), queue.Selection{}, 0) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			all = append(all, e)
+		}
+		if is(all) {
 			return
 		}
-		time.Sleep(25 * time.Millisecond)
 	}
-	t.Fatalf("never saw %d jobs in %s", want, p)
+	t.Fatalf("never saw %s, but %+v", what, all)
 }

@@ -31,7 +31,7 @@ func (q *Queue) Seen(ctx context.Context, key [32]byte) (MessageID, bool, error)
 	if q.seenRests() {
 		return "", false, fmt.Errorf("look for a repeat: %w", errSeenRests)
 	}
-	ctx, cancel := context.WithTimeout(ctx, seenTimeout)
+	ctx, cancel := q.bound(ctx, seenTimeout)
 	defer cancel()
 	m, err := q.get(ctx, streamSeen, seenSubject(key))
 	if errors.Is(err, errAbsent) {

@@ -23,7 +23,7 @@ func TestSeen(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	s := startServer(t, dir)
-	first := openNode(t, s, "mx1", func(o *Options) { o.SeenWindow = 2 * time.Second })
+	first := openNode(t, s, "mx1")
 	second := openNode(t, s, "mx2", func(o *Options) { o.Follow = true })
 	if _, known, err := first.Seen(t.Context(), seenKey(1)); known || err != nil {
 		t.Fatalf("before: got %v, %v", known, err)
@@ -38,38 +38,37 @@ func TestSeen(t *testing.T) {
 	if _, known, err := second.Seen(t.Context(), seenKey(2)); known || err != nil {
 		t.Errorf("another key: got %v, %v", known, err)
 	}
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(100 * time.Millisecond) {
+	openNode(t, s, "mx3", func(o *Options) { o.SeenWindow = 2 * time.Second })
+	eventually(t, "still known long after its window", func() bool {
 		_, known, err := second.Seen(t.Context(), seenKey(1))
 		if err != nil {
 			t.Fatal(err)
 		}
-		if !known {
-			break
-		}
-		if time.Now().After(deadline) {
-			t.Fatal("still known long after its window")
-		}
-	}
+		return !known
+	})
 }
 
 // TestSeenHoldsNothingUp: when the memory of messages does not answer, mail does not wait for it each time.
 func TestSeenHoldsNothingUp(t *testing.T) {
 	t.Parallel()
-	q := openNode(t, startServer(t, t.TempDir()), "mx1")
+	q := openNode(t, startServer(t, t.TempDir()), "mx1", func(o *Options) { o.leeway = 0 })
 	if err := q.js.DeleteStream(t.Context(), streamSeen); err != nil {
 		t.Fatal(err)
 	}
-	began := time.Now()
+	began, asked := time.Now(), 0
 	for range 100 {
-		if err := q.Remember(t.Context(), seenKey(1), NewID()); err == nil {
-			t.Fatal("remembered nowhere")
-		}
-		if _, _, err := q.Seen(t.Context(), seenKey(1)); err == nil {
-			t.Fatal("looked nowhere")
+		_, _, lookErr := q.Seen(t.Context(), seenKey(1))
+		for _, err := range []error{q.Remember(t.Context(), seenKey(1), NewID()), lookErr} {
+			if err == nil {
+				t.Fatal("remembered, or looked, nowhere")
+			}
+			if !errors.Is(err, errSeenRests) {
+				asked++
+			}
 		}
 	}
-	if took := time.Since(began); took > 2*time.Second {
-		t.Errorf("100 failures took %s", took)
+	if most := 1 + int(time.Since(began)/seenPause); asked < 1 || asked > most {
+		t.Errorf("it was asked %d times, want %d at most", asked, most)
 	}
 	if err := q.Accept(t.Context(), NewID(), sampleEnvelopeTo("example.com"), strings.NewReader("content")); err != nil {
 		t.Error(err)
@@ -85,7 +84,7 @@ func TestRefusesServerWithoutMemory(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "max_memory_store: 256MB") {
 		t.Errorf("got %v", err)
 	}
-	if took := time.Since(began); took > 20*time.Second {
+	if took := time.Since(began); took > 55*time.Second { // and a minute if it tried on
 		t.Errorf("took %s", took)
 	}
 }
@@ -99,10 +98,11 @@ func TestClusterRemembers(t *testing.T) {
 	defer closeQueue(t, first)
 	defer closeQueue(t, second)
 	l := Limit{100, time.Hour}
+	key := ""
 	spend := func(q *Queue, n int, want bool) {
 		t.Helper()
 		patiently(t, "spend", func(ctx context.Context) error {
-			spent, err := q.Spend(ctx, "client/web01", n, l)
+			spent, err := q.Spend(ctx, key, n, l)
 			if err == nil && spent.OK != want {
 				t.Errorf("spend %d: got %+v, want %v", n, spent, want)
 			}
@@ -119,8 +119,8 @@ func TestClusterRemembers(t *testing.T) {
 		t.Helper()
 		patiently(t, "look", func(ctx context.Context) error {
 			got, _, err := q.Seen(ctx, seenKey(i))
-			if err == nil && got != want {
-				t.Errorf("message %d: got %q, want %q", i, got, want)
+			if err == nil && got != want { // a copy may lag
+				err = fmt.Errorf("message %d: got %q, want %q", i, got, want)
 			}
 			return err
 		})
@@ -128,10 +128,16 @@ func TestClusterRemembers(t *testing.T) {
 	var ids []MessageID
 	for i := range 20 {
 		ids = append(ids, remember(first, i))
-		time.Sleep(20 * time.Millisecond) // a client that comes back so soon has seen nothing of a network
 		seen(second, i, ids[i])
 	}
-	spend(first, 60, true)
+	patiently(t, "spend", func(ctx context.Context) error { // what is spent with an answer that never came is spent of another key
+		key = "client/" + strings.ToLower(string(NewID()))
+		spent, err := first.Spend(ctx, key, 60, l)
+		if err == nil && !spent.OK {
+			t.Errorf("spend 60: got %+v", spent)
+		}
+		return err
+	})
 	spend(second, 60, false)
 	for i, s := range c.servers {
 		s.Shutdown()
@@ -161,10 +167,10 @@ func TestClusterRemembers(t *testing.T) {
 // patiently repeats what a cluster that looks for its leaders cannot do yet.
 func patiently(t *testing.T, what string, fn func(context.Context) error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
 	for {
-		once, end := context.WithTimeout(ctx, 3*time.Second) // a server that went down answers nothing
+		once, end := context.WithTimeout(ctx, 10*time.Second) // a server that went down answers nothing
 		err := fn(once)
 		end()
 		if err == nil {

@@ -32,7 +32,7 @@ func TestReturnedJobsAreSettled(t *testing.T) {
 				t.Fatal(err)
 			}
 			t.Cleanup(nc.Close)
-			js, err := jetstream.New(nc)
+			js, err := jetstream.New(nc, jetstream.WithDefaultTimeout(time.Minute))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -72,7 +72,7 @@ func TestReturnedJobsAreSettled(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			for range 200 {
+			for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
 				c, err := q.Counts(t.Context())
 				if err != nil {
 					t.Fatal(err)
@@ -80,7 +80,6 @@ func TestReturnedJobsAreSettled(t *testing.T) {
 				if c.Ready == 0 && (!tt.withMail || c.Mails == 0) {
 					break
 				}
-				time.Sleep(50 * time.Millisecond)
 			}
 			c, err := q.Counts(t.Context())
 			if err != nil {
@@ -121,13 +120,13 @@ func TestSettledAgainBeforeOthersTake(t *testing.T) {
 					return nc, err
 				}
 			})
-			other.SetRest(10 * time.Second)
+			other.SetRest(5 * time.Minute)
 			nc, err := s.Connect()
 			if err != nil {
 				t.Fatal(err)
 			}
 			t.Cleanup(nc.Close)
-			js, err := jetstream.New(nc)
+			js, err := jetstream.New(nc, jetstream.WithDefaultTimeout(time.Minute))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -179,14 +178,13 @@ func TestSettledAgainBeforeOthersTake(t *testing.T) {
 			time.Sleep(time.Second) // long enough for the other to take it, if it did not rest
 			one.Returned()
 			var c queue.Counts
-			for range 400 {
+			for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
 				if c, err = one.Counts(t.Context()); err != nil {
 					t.Fatal(err)
 				}
 				if tt.later == 0 && c.Mails == 0 || tt.later > 0 && c.Ready == 0 {
 					break
 				}
-				time.Sleep(50 * time.Millisecond)
 			}
 			if n := tries.Load(); n != 0 || tt.later > 0 && c.Ready != 0 || c.Later["1h"] != tt.later || tt.later == 0 && c.Mails != 0 {
 				t.Errorf("another process tried it %d times, %+v", n, c)

@@ -206,7 +206,7 @@ func (m *Member) Claim(ctx context.Context, life context.Context, key string, c 
 	if len(key) > maxLimitKey || c.Use < 0 || c.Want < 0 || c.Limit < 0 {
 		return Claimed{}, fmt.Errorf("claim of %d slots for a key of %d octets, want no less than 0, and %d octets at most", c.Want, len(key), maxLimitKey)
 	}
-	ctx, cancel := context.WithTimeout(ctx, spendTimeout)
+	ctx, cancel := m.q.bound(ctx, spendTimeout)
 	defer cancel()
 	for try := range spendTries {
 		if life.Err() != nil {

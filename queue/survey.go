@@ -199,7 +199,7 @@ type look struct {
 // lookThrough calls fn with the jobs that match, for a short time, until so many have counted, as fn says of each. It reports how many did and
 // how many did not, and whether that is all of them.
 func (q *Queue) lookThrough(ctx context.Context, l look, fn func(ref, *Job) (counts bool)) (looked, passed int, whole bool, err error) {
-	limit := time.Now().Add(surveyTime)
+	limit := time.Now().Add(max(surveyTime, q.o.leeway))
 	for from := max(1, l.from); ; {
 		batch, err := q.getBatch(ctx, l.stream, l.filter, map[string]any{"seq": from})
 		if err != nil || len(batch) == 0 {

@@ -22,7 +22,7 @@ func TestTap(t *testing.T) {
 	if taps.Hear(about) != nil {
 		t.Fatal("somebody listens before anybody does")
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	got := make(chan TapLine, 100)
 	ended := make(chan struct{})

@@ -70,7 +70,7 @@ func startChild(t *testing.T, role, dir string) *childProcess {
 // line reads the next line that the child prints.
 func (c *childProcess) line(t *testing.T) string {
 	t.Helper()
-	timeout := time.AfterFunc(20*time.Second, func() { _ = c.cmd.Process.Kill() })
+	timeout := time.AfterFunc(2*time.Minute, func() { _ = c.cmd.Process.Kill() })
 	defer timeout.Stop()
 	if !c.lines.Scan() {
 		t.Fatalf("child ended without a line: %v", c.lines.Err())

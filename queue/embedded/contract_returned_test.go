@@ -2,6 +2,7 @@ package embedded
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -105,7 +106,7 @@ func newReturner(dir string, connect func(...nats.Option) (*nats.Conn, error)) (
 		return nil, err
 	}
 	r := &returner{dir: filepath.Join(dir, storeDir, "$G", "streams", "JOBS", "msgs")}
-	if r.js, err = jetstream.New(nc); err != nil {
+	if r.js, err = jetstream.New(nc, jetstream.WithDefaultTimeout(time.Minute)); err != nil {
 		return nil, err
 	}
 	ctx := context.Background()
@@ -156,7 +157,7 @@ func (r *returner) publishMany(n int, subject string) error {
 // ack takes and acks everything up to the sequence.
 func (r *returner) ack(upTo uint64) error {
 	for {
-		msg, err := r.work.Next(jetstream.FetchMaxWait(5 * time.Second))
+		msg, err := r.work.Next(jetstream.FetchMaxWait(time.Minute))
 		if err != nil {
 			return err
 		}
@@ -173,9 +174,14 @@ func (r *returner) ack(upTo uint64) error {
 	}
 }
 
+// soon waits for what the server does by and by, half a minute at most: one that does it no more is to be seen, too.
+func soon(is func() bool) {
+	for end := time.Now().Add(30 * time.Second); !is() && time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+	}
+}
+
 // report tells the parent how many messages there are, and waits to be killed.
 func (r *returner) report() error {
-	time.Sleep(300 * time.Millisecond) // consumer state is written every 100 ms
 	stream, err := r.stream.Info(context.Background())
 	if err != nil {
 		return err
@@ -184,6 +190,18 @@ func (r *returner) report() error {
 	if err != nil {
 		return err
 	}
+	soon(func() bool { // consumer state is written every 100 ms: two octets, then the floor by the consumer's count and by the stream's
+		state, err := os.ReadFile(filepath.Join(r.dir, "..", "obs", "work", "o.dat"))
+		if err != nil || len(state) < 2 {
+			return false
+		}
+		_, n := binary.Uvarint(state[2:])
+		if n <= 0 {
+			return false
+		}
+		floor, _ := binary.Uvarint(state[2+n:])
+		return floor == work.AckFloor.Stream
+	})
 	fmt.Println(stream.State.Msgs, work.AckFloor.Stream)
 	_, err = io.Copy(io.Discard, os.Stdin)
 	return err
@@ -252,5 +270,9 @@ func returnCompacted(dir string) error {
 			return err
 		}
 	}
+	soon(func() bool { // of block 3 only what stays is left
+		block, err := os.Stat(filepath.Join(r.dir, "3.blk"))
+		return err == nil && block.Size() < 1000
+	})
 	return r.report()
 }

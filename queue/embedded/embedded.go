@@ -62,7 +62,7 @@ type Options struct {
 const (
 	defaultUsername      = "postroad"
 	defaultProbeInterval = 5 * time.Second
-	readyTimeout         = 10 * time.Second
+	readyTimeout         = 30 * time.Second
 	storeDir             = "jetstream" // nats-server makes it below Options.Dir
 )
 

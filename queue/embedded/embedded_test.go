@@ -40,22 +40,22 @@ func start(t *testing.T, o Options) *Server {
 
 func stop(t *testing.T, s *Server) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	if err := s.Stop(ctx); err != nil {
 		t.Errorf("stop: %v", err)
 	}
 }
 
-// connect gives JetStream on a connection that is closed before the server stops.
+// connect gives JetStream on a connection that is closed before the server stops. A disk may stand still for a while.
 func connect(t *testing.T, s *Server) (*nats.Conn, jetstream.JetStream) {
 	t.Helper()
-	nc, err := s.Connect(nats.ReconnectBufSize(-1))
+	nc, err := s.Connect(nats.ReconnectBufSize(-1), nats.Timeout(time.Minute), nats.PingInterval(time.Minute))
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(nc.Close)
-	js, err := jetstream.New(nc)
+	js, err := jetstream.New(nc, jetstream.WithDefaultTimeout(time.Minute))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -221,7 +221,7 @@ func takeOne(t *testing.T, js jetstream.JetStream) jetstream.Msg {
 	if err != nil {
 		t.Fatal(err)
 	}
-	msg, err := c.Next(jetstream.FetchMaxWait(10 * time.Second))
+	msg, err := c.Next(jetstream.FetchMaxWait(time.Minute))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -236,7 +236,7 @@ func TestListen(t *testing.T) {
 	})
 	t.Run("loopback", func(t *testing.T) {
 		s := start(t, Options{Listen: "127.0.0.1:0"})
-		nc, err := nats.Connect(s.ClientURL())
+		nc, err := nats.Connect(s.ClientURL(), nats.Timeout(time.Minute))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -244,13 +244,13 @@ func TestListen(t *testing.T) {
 	})
 	t.Run("password", func(t *testing.T) {
 		s := start(t, Options{Listen: "127.0.0.1:0", Password: "seven"})
-		if nc, err := nats.Connect(s.ClientURL()); !errors.Is(err, nats.ErrAuthorization) {
+		if nc, err := nats.Connect(s.ClientURL(), nats.Timeout(time.Minute)); !errors.Is(err, nats.ErrAuthorization) {
 			if err == nil {
 				nc.Close()
 			}
 			t.Errorf("without the password: got error %v, want %v", err, nats.ErrAuthorization)
 		}
-		nc, err := nats.Connect(s.ClientURL(), nats.UserInfo(defaultUsername, "seven"))
+		nc, err := nats.Connect(s.ClientURL(), nats.UserInfo(defaultUsername, "seven"), nats.Timeout(time.Minute))
 		if err != nil {
 			t.Fatal(err)
 		}

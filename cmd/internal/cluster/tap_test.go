@@ -16,7 +16,7 @@ func tryTap(t *testing.T, roles map[User]*queue.Queue) {
 		t.Fatal(err)
 	}
 	defer taps.Close()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	told := make(chan struct{})
 	go func() {

@@ -41,6 +41,9 @@ type Options struct {
 
 	// RecreateConsumers is queue.Options.RecreateConsumers: the operator's decision after an incident.
 	RecreateConsumers bool
+
+	// patience is how long each part may take to stop at the least; for tests, which a machine that stands still for some seconds must not fail.
+	patience time.Duration
 }
 
 // Daemon is a process with its roles.
@@ -248,7 +251,7 @@ func (d *Daemon) stopStage(ctx context.Context, s stage) error {
 		if c.stage != s {
 			continue
 		}
-		limit := c.limit
+		limit := max(c.limit, d.o.patience)
 		if d.broken {
 			limit = min(limit, brokenLimit)
 		}

@@ -128,13 +128,17 @@ func TestNotices(t *testing.T) {
 	if got := serial(); got != 1 {
 		t.Fatalf("got certificate %d, want 1", got)
 	}
-	certificate(t, c.Secrets.Dir, 2)
-	began := time.Now()
-	if err := client.Notify(t.Context(), topicCertificates, "relay"); err != nil {
-		t.Fatal(err)
+	took := time.Hour
+	for n := int64(2); n < 7 && took > 5*time.Second; n++ { // without a notice it takes 7.5 seconds at least; with one, on a machine that stands still, seldom
+		certificate(t, c.Secrets.Dir, n)
+		began := time.Now()
+		if err := client.Notify(t.Context(), topicCertificates, "relay"); err != nil {
+			t.Fatal(err)
+		}
+		until(t, "the new certificate", func() bool { return serial() == n })
+		took = time.Since(began)
 	}
-	until(t, "the new certificate", func() bool { return serial() == 2 })
-	if took := time.Since(began); took > 5*time.Second { // without a notice it takes 7.5 seconds at least
+	if took > 5*time.Second {
 		t.Errorf("the new certificate was in force after %v", took)
 	}
 	// Clients: a source that is told reads again.

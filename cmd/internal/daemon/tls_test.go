@@ -54,7 +54,7 @@ func TestE5_72_ReportIsSentAndSigned(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d, err := New(t.Context(), Options{Config: c, Resolver: reportNames{}, Logger: slog.New(slog.NewTextHandler(t.Output(), nil)), Version: "test"})
+	d, err := New(t.Context(), Options{Config: c, Resolver: reportNames{}, Logger: slog.New(slog.NewTextHandler(t.Output(), nil)), Version: "test", patience: timeLimit})
 	if err != nil {
 		t.Fatal(err)
 	}

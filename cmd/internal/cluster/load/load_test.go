@@ -163,11 +163,11 @@ func TestClientGoesOnUntilItIsEnough(t *testing.T) {
 }
 
 func TestClientEndsWithItsContext(t *testing.T) {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	ln, err := net.Listen("tcp", fmt.Sprintf("127.%d.%d.%d:0", 1+rand.N(254), rand.N(256), 1+rand.N(254)))
 	if err != nil {
 		t.Fatal(err)
 	}
-	ln.Close() // nobody is there
+	ln.Close() // nobody is there, nor comes
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
 	c := New(Options{Targets: []string{ln.Addr().String()}, Book: newBook(t), Messages: 1})
