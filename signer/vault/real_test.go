@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/url"
@@ -83,7 +84,11 @@ func startReal(t testing.TB) *realServer {
 	if binary == "" {
 		t.Fatal("VAULT_BINARY is not set: it must be the path of the vault program, see .ci/vault/build.sh")
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	// A port that the system does not give to somebody else in between.
+	l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 10000+rand.N(20000)))
+	for tries := 0; err != nil && tries < 100; tries++ {
+		l, err = net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 10000+rand.N(20000)))
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -119,8 +124,8 @@ func startReal(t testing.TB) *realServer {
 	case v.unseal = <-unseal:
 	case <-read:
 		t.Fatalf("%s ended", binary)
-	case <-time.After(time.Minute):
-		t.Fatalf("%s did not start within a minute", binary)
+	case <-time.After(5 * time.Minute):
+		t.Fatalf("%s did not start within five minutes", binary)
 	}
 	if v.root, err = start(t, v.options(t, "root")); err != nil {
 		t.Fatal(err)
@@ -130,7 +135,7 @@ func startReal(t testing.TB) *realServer {
 
 // options are those of a client with a role, or with the root token.
 func (v *realServer) options(t testing.TB, role string) Options {
-	o := Options{Address: v.address, Timeout: 10 * time.Second, Login: v.roles[role]}
+	o := Options{Address: v.address, Timeout: 30 * time.Second, Login: v.roles[role]}
 	if role == "root" {
 		o.Login = &TokenFile{Path: secretFile(t, rootToken)}
 	}

@@ -9,7 +9,9 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
+	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -37,7 +39,11 @@ func startVault(t *testing.T) *realVault {
 	if binary == "" {
 		t.Fatal("VAULT_BINARY is not set: it must be the path of the vault program, see .ci/vault/build.sh")
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	// A port that the system does not give to somebody else in between.
+	l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 10000+rand.N(20000)))
+	for tries := 0; err != nil && tries < 100; tries++ {
+		l, err = net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 10000+rand.N(20000)))
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -70,8 +76,8 @@ func startVault(t *testing.T) *realVault {
 	v := &realVault{address: "http://" + listen, secretID: filepath.Join(t.TempDir(), "secret-id")}
 	select {
 	case v.unsealKey = <-key:
-	case <-time.After(time.Minute):
-		t.Fatal("the server did not start within a minute")
+	case <-time.After(5 * time.Minute):
+		t.Fatal("the server did not start within five minutes")
 	}
 	bin := t.TempDir()
 	if err := os.Symlink(binary, filepath.Join(bin, "vault")); err != nil {
@@ -119,7 +125,7 @@ func (v *realVault) call(t *testing.T, method, path string, body any, into any) 
 	}
 }
 
-// TestRealCertificates: clients that trust Vault's authority connect all the time while certificates of 15 seconds are renewed, also
+// TestRealCertificates: clients that trust Vault's authority connect all the time while certificates of a minute are renewed, also
 // through a short outage, and because of a notice.
 func TestRealCertificates(t *testing.T) {
 	v := startVault(t)
@@ -138,7 +144,7 @@ func TestRealCertificates(t *testing.T) {
 			t.Error(err)
 		}
 	}()
-	pair, err := s.Issued(config.Certificate{PKI: "postroad-ingress", TTL: 15 * time.Second}, "relay.example.com")
+	pair, err := s.Issued(config.Certificate{PKI: "postroad-ingress", TTL: time.Minute}, "relay.example.com")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -163,16 +169,20 @@ func TestRealCertificates(t *testing.T) {
 	}
 	server, client := &tls.Config{GetCertificate: store.GetCertificate}, &tls.Config{RootCAs: roots, ServerName: "relay.example.com"}
 	serials := make(map[string]int)
-	at := map[int]func(){
-		20: func() { v.call(t, http.MethodPut, "sys/seal", map[string]any{}, nil) },
-		24: func() { v.call(t, http.MethodPut, "sys/unseal", map[string]any{"key": v.unsealKey}, nil) },
-		44: func() { s.Renew("pki/postroad-ingress") },
+	// A renewal is due after 40 s; a quarter of a minute is left for it when the outage is over.
+	events := []struct {
+		at time.Duration
+		do func()
+	}{
+		{34 * time.Second, func() { v.call(t, http.MethodPut, "sys/seal", map[string]any{}, nil) }},
+		{45 * time.Second, func() { v.call(t, http.MethodPut, "sys/unseal", map[string]any{"key": v.unsealKey}, nil) }},
+		{65 * time.Second, func() { s.Renew("pki/postroad-ingress") }},
 	}
 	shakes, begun := 0, time.Now()
-	for time.Since(begun) < 50*time.Second {
-		if do := at[int(time.Since(begun).Seconds())]; do != nil {
-			delete(at, int(time.Since(begun).Seconds()))
-			do()
+	for end := begun.Add(3 * time.Minute); (len(serials) < 3 || len(events) > 0) && time.Now().Before(end); {
+		if len(events) > 0 && time.Since(begun) >= events[0].at {
+			events[0].do()
+			events = events[1:]
 		}
 		serial, err := handshake(server, client)
 		if err != nil {
@@ -182,8 +192,8 @@ func TestRealCertificates(t *testing.T) {
 		shakes++
 		time.Sleep(5 * time.Millisecond)
 	}
-	if len(serials) < 5 || len(at) > 0 {
-		t.Errorf("got %d certificates in 50s, want at least 5", len(serials))
+	if len(serials) < 3 || len(events) > 0 {
+		t.Errorf("got %d certificates, want at least 3", len(serials))
 	}
 	t.Logf("%d handshakes with %d certificates, none failed", shakes, len(serials))
 }

@@ -119,7 +119,7 @@ func (h *harness) record(f ledger.Fault) {
 	}
 	h.away(1)
 	h.watch.Go(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
 		defer cancel()
 		if sleep(ctx, 50*time.Millisecond) {
 			if err := h.roles.WaitQueue(ctx); err != nil && !h.isEnded() {
@@ -269,7 +269,7 @@ func (h *harness) cut(ctx context.Context) error {
 		return err
 	}
 	h.record(f)
-	bounded, cancel := context.WithTimeout(ctx, time.Minute)
+	bounded, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	if err := h.roles.WaitQueue(bounded); err != nil && ctx.Err() == nil {
 		return fmt.Errorf("%w after a power cut: %w", errNoStart, err)
