@@ -215,7 +215,7 @@ func TestRevokeSettles(t *testing.T) {
 	began := time.Now()
 	status, out, errs := command(t, "dkim", "revoke", dkimDomain, "s1", "--force", "-c", file)
 	took := time.Since(began)
-	if status != 0 || took < 8*time.Second || took > 30*time.Second || !strings.Contains(errs, "signers may still sign with it: waiting") || !strings.Contains(errs, "is not known") || !strings.Contains(out, "revoked now") {
+	if status != 0 || took < 8*time.Second || took > 2*time.Minute || !strings.Contains(errs, "signers may still sign with it: waiting") || !strings.Contains(errs, "is not known") || !strings.Contains(out, "revoked now") {
 		t.Errorf("after %v got %d: %s%s", took, status, out, errs)
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -23,7 +24,7 @@ type sender struct {
 	address, user, password string
 	roots                   *x509.CertPool
 
-	sent   int
+	sent   atomic.Int64
 	failed []error
 }
 
@@ -42,19 +43,19 @@ func (s *sender) run(ctx context.Context) {
 		if err := s.send(); err != nil {
 			s.failed = append(s.failed, err)
 		}
-		s.sent++
+		s.sent.Add(1)
 		time.Sleep(20 * time.Millisecond)
 	}
 }
 
 func (s *sender) send() error {
-	dialer := &tls.Dialer{NetDialer: &net.Dialer{Timeout: 20 * time.Second}, Config: &tls.Config{RootCAs: s.roots, ServerName: "relay.example.com"}}
+	dialer := &tls.Dialer{NetDialer: &net.Dialer{Timeout: 2 * time.Minute}, Config: &tls.Config{RootCAs: s.roots, ServerName: "relay.example.com"}}
 	conn, err := dialer.Dial("tcp", s.address)
 	if err != nil {
 		return fmt.Errorf("connect: %w", err)
 	}
 	defer conn.Close()
-	if err := conn.SetDeadline(time.Now().Add(30 * time.Second)); err != nil {
+	if err := conn.SetDeadline(time.Now().Add(2 * time.Minute)); err != nil {
 		return err
 	}
 	c, err := smtp.NewClient(conn, "relay.example.com")
@@ -165,7 +166,15 @@ log: {format: json}
 	}
 	begin("web1", passwords["web1"], oldRoots)
 	begin("web1", passwords["web1"], oldRoots)
-	time.Sleep(300 * time.Millisecond)
+	// goOn waits until each has begun and ended a session after this.
+	goOn := func() {
+		t.Helper()
+		for _, one := range senders {
+			before := one.sent.Load()
+			waitFor(t, func() bool { return one.sent.Load() >= before+2 })
+		}
+	}
+	goOn()
 
 	r := d.rotate("--ca", "--server-cert", "relay", "--client", "web1", "--client", "web2")
 	if len(r.Rows) != 4 || r.Rows[1].InForce != "on 1 of 1 nodes" || r.Rows[1].InForceSince.IsZero() {
@@ -189,19 +198,19 @@ log: {format: json}
 	}
 	begin("web2", passwords["web2"], oldRoots)
 	// Once more, before anybody has the root of the first rotation: clients that know only the very first one go on.
-	time.Sleep(500 * time.Millisecond)
+	goOn()
 	again := d.rotate("--ca", "--server-cert", "relay")
 	if !again.Complete || again.Rows[1].Old != r.Rows[1].New {
 		t.Errorf("got %+v", again)
 	}
-	time.Sleep(500 * time.Millisecond)
+	goOn()
 	stop()
 	wg.Wait()
 	total := 0
 	for i, one := range senders {
-		total += one.sent
-		if len(one.failed) > 0 || one.sent == 0 {
-			t.Errorf("sender %d (%s): %d of %d sessions failed: %v", i, one.user, len(one.failed), one.sent, one.failed[:min(len(one.failed), 3)])
+		total += int(one.sent.Load())
+		if len(one.failed) > 0 || one.sent.Load() == 0 {
+			t.Errorf("sender %d (%s): %d of %d sessions failed: %v", i, one.user, len(one.failed), one.sent.Load(), one.failed[:min(len(one.failed), 3)])
 		}
 	}
 	t.Logf("%d sessions of %d clients", total, len(senders))

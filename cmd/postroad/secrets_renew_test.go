@@ -6,6 +6,7 @@ import (
 	"errors"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"postroad/queue"
@@ -46,8 +47,11 @@ func TestRenewIssued(t *testing.T) {
 		r := &secretsRotateCmd{ServerCert: []string{"pki/edge"}, Wait: 300 * time.Millisecond}
 		change(r, nodes)
 		out := new(bytes.Buffer)
-		a := &app{ctx: t.Context(), out: out, err: out, flags: &cli{}}
-		err := r.renewIssued(a, nodes, time.Millisecond)
+		var err error
+		synctest.Test(t, func(t *testing.T) {
+			a := &app{ctx: t.Context(), out: out, err: out, flags: &cli{}}
+			err = r.renewIssued(a, nodes, time.Millisecond)
+		})
 		return nodes, out.String(), err
 	}
 	nodes, said, err := run(func(*secretsRotateCmd, *issuing) {})

@@ -218,9 +218,9 @@ func TestWrongPort(t *testing.T) {
 	r := TLS(t.Context(), Options{Server: start, TLS: ImplicitTLS})
 	is(t, r, false)
 	has(t, r, Bad, "tls", "does not speak TLS here")
-	r = TLS(t.Context(), Options{Server: implicit, TLS: StartTLS, Timeout: 200 * time.Millisecond})
+	r = TLS(t.Context(), Options{Server: implicit, TLS: StartTLS, Timeout: 3 * time.Second})
 	is(t, r, false)
-	has(t, r, Bad, "greeting", "no answer within 200ms")
+	has(t, r, Bad, "greeting", "no answer within 3s")
 	if v := r.Verdicts[len(r.Verdicts)-1]; !strings.Contains(v.Hint, "--tls implicit") {
 		t.Errorf("got %+v", v)
 	}

@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"strings"
 	"testing"
@@ -84,18 +85,18 @@ func TestHostileServers(t *testing.T) {
 		"no proof":        {scramServer(ehlo, challenge("v="+base64.StdEncoding.EncodeToString(make([]byte, 32)))), "auth", "did not prove"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			o := Options{Server: scripted(t, tt.talk), User: "web1", Password: goodPassword, Timeout: 300 * time.Millisecond}
+			o := Options{Server: scripted(t, tt.talk), User: "web1", Password: goodPassword, Timeout: time.Minute}
 			if strings.Contains(name, "TLS") || name == "injected" {
 				o.TLS = StartTLS
 			}
-			if strings.Contains(tt.want, "talking") || tt.step == "auth" {
-				o.Timeout = 5 * time.Second // a loaded machine
+			if tt.want == "" || strings.Contains(tt.want, "no answer") {
+				o.Timeout = 2 * time.Second // else it has answered before
 			}
 			began := time.Now()
 			r := SMTP(t.Context(), o)
 			is(t, r, false)
 			has(t, r, Bad, tt.step, tt.want)
-			if took := time.Since(began); took > 4*time.Second {
+			if took := time.Since(began); took > 45*time.Second {
 				t.Errorf("took %v", took)
 			}
 			size := 0
@@ -175,13 +176,13 @@ func TestStopped(t *testing.T) {
 	began := time.Now()
 	r := SMTP(ctx, Options{Server: addr, Timeout: time.Minute})
 	is(t, r, false)
-	if took := time.Since(began); took > 10*time.Second {
+	if took := time.Since(began); took > 50*time.Second {
 		t.Errorf("took %v", took)
 	}
 }
 
 func TestNobodyThere(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := net.Listen("tcp", fmt.Sprintf("127.%d.%d.%d:0", 1+rand.N(254), rand.N(256), 1+rand.N(254))) // where nobody comes up
 	if err != nil {
 		t.Fatal(err)
 	}
