@@ -220,6 +220,7 @@ func TestStatusIsGatheredOnce(t *testing.T) {
 	f := &fake{}
 	o := options(t, f)
 	start(t, o)
+	began := time.Now()
 	var wg sync.WaitGroup
 	for range 20 {
 		wg.Go(func() {
@@ -229,7 +230,7 @@ func TestStatusIsGatheredOnce(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if n := len(f.calls()); n > 2 {
-		t.Errorf("the queue was looked at %d times, want once", n)
+	if n, most := len(f.calls()), 2+int(time.Since(began)/(2*time.Second)); n > most { // an answer is two seconds old at most
+		t.Errorf("the queue was looked at %d times, want %d at most", n, most)
 	}
 }
