@@ -40,7 +40,7 @@ func Serve(t testing.TB, records string) string {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
 		if err := s.ShutdownContext(ctx); err != nil {
 			t.Error(err)
