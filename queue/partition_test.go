@@ -127,6 +127,15 @@ func wire3(t *testing.T) (c *cluster, wires [3][3]*wire) {
 				Advertise: "127.0.0.1:1"}, Routes: routes,
 		}
 	}
+	for i := range c.servers {
+		c.start(t, i)
+	}
+	t.Cleanup(func() {
+		for _, s := range c.servers {
+			s.Shutdown()
+			s.WaitForShutdown()
+		}
+	})
 	return c, wires
 }
 
@@ -228,15 +237,6 @@ func (p *paced) goesOn(t *testing.T, after string, who ...int) {
 // sign of life lasts. Neither slots nor turns are exceeded, and afterwards everybody gets both.
 func TestLimitsWithoutTheirLeader(t *testing.T) {
 	c, cut := wiredCluster(t)
-	for i := range c.servers {
-		c.start(t, i)
-	}
-	t.Cleanup(func() {
-		for _, s := range c.servers {
-			s.Shutdown()
-			s.WaitForShutdown()
-		}
-	})
 	p := &paced{limit: 5, rate: Rate{Count: 50, Window: time.Second}}
 	ctx, cancel := context.WithCancel(t.Context())
 	var users sync.WaitGroup
@@ -337,15 +337,6 @@ func eventually(t *testing.T, otherwise string, is func() bool) {
 // others do.
 func TestEachConnectionLeavesAnIsolatedServer(t *testing.T) {
 	c, cut := wiredCluster(t)
-	for i := range c.servers {
-		c.start(t, i)
-	}
-	t.Cleanup(func() {
-		for _, s := range c.servers {
-			s.Shutdown()
-			s.WaitForShutdown()
-		}
-	})
 	q := c.openSpread(t)
 	defer closeQueue(t, q)
 
@@ -407,15 +398,6 @@ func (c *cluster) openSpread(t *testing.T) *Queue {
 // the board as it was when it was cut off.
 func TestIdleConnectionsLeaveAnIsolatedServer(t *testing.T) {
 	c, cut := wiredCluster(t)
-	for i := range c.servers {
-		c.start(t, i)
-	}
-	t.Cleanup(func() {
-		for _, s := range c.servers {
-			s.Shutdown()
-			s.WaitForShutdown()
-		}
-	})
 	q := c.openSpread(t)
 	defer closeQueue(t, q)
 	known := make(chan string, 16)
@@ -458,15 +440,6 @@ func TestIdleConnectionsLeaveAnIsolatedServer(t *testing.T) {
 // answers its pulls, which is as if there were none. It finds a server that has some.
 func TestWorkerLeavesASilentServer(t *testing.T) {
 	c, wires := wire3(t)
-	for i := range c.servers {
-		c.start(t, i)
-	}
-	t.Cleanup(func() {
-		for _, s := range c.servers {
-			s.Shutdown()
-			s.WaitForShutdown()
-		}
-	})
 	worker := c.openSpread(t)
 	defer closeQueue(t, worker)
 	on := int(worker.nc.ConnectedServerName()[1] - '0') // a dial that took too long has gone elsewhere
