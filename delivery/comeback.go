@@ -191,14 +191,26 @@ func (c *comeback) about(ctx context.Context, token verp.Token) error {
 	if token.HasRecipient() {
 		list = worstOf(list) // whatever they are called where it was forwarded to
 	}
-	var told []bounce.Recipient
+	var senders []address.Path // one, but for mail that went to a list too
+	told := make(map[address.Path][]bounce.Recipient)
 	for _, r := range list {
 		path, b := c.recipient(token, origin, r)
-		if wantsToHear(origin, path, b.Action) {
-			told = append(told, b)
+		sender := origin.SenderTo(path)
+		if !wantsToHear(origin, path, b.Action) {
+			continue
+		}
+		if told[sender] == nil {
+			senders = append(senders, sender)
+		}
+		told[sender] = append(told[sender], b)
+	}
+	for _, sender := range senders {
+		origin.Sender = sender
+		if err := c.forward(ctx, token, origin, told[sender]); err != nil {
+			return err
 		}
 	}
-	return c.forward(ctx, token, origin, told)
+	return nil
 }
 
 // origin is looked up once for each mail, to however many addresses of it this came.

@@ -293,6 +293,20 @@ func TestE6_79_ForwardsAreBounded(t *testing.T) {
 	}
 }
 
+// TestE6_81_OwnerHearsOfComebacks: of who is on a list its owner is told, of the others the sender.
+func TestE6_81_OwnerHearsOfComebacks(t *testing.T) {
+	w, origins, _, id := comebackWorker(t, "bob@example.net", "carol@example.net")
+	o := origins.known[id]
+	o.Recipients[1].Owner = path("boss@example.org")
+	for name, want := range map[string]string{"bob@example.net": "alice@example.org", "carol@example.net": "boss@example.org"} {
+		to, _ := w.o.Bounces.Ring.Path(id, path(name), time.Now())
+		s := handleOne(t, w, cameBack(to), &fakeMail{content: dsn("failed", "5.1.1", name, "550 no")})
+		if len(s.Notify) != 1 || s.Notify[0].Envelope.Recipients[0].Path.String() != want {
+			t.Errorf("%s: got %+v, want one to %s", name, s.Notify, want)
+		}
+	}
+}
+
 // However many addresses of a mail of ours something comes to, the events are searched once.
 func TestE6_82_OriginIsLookedUpOnce(t *testing.T) {
 	w, origins, _, id := comebackWorker(t, "bob@example.net", "carol@example.net")

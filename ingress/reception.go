@@ -306,7 +306,11 @@ func (m *reception) record(env *queue.Envelope, messageID string, size int64) {
 		event.TLS = tls.VersionName(m.tx.tlsState.Version)
 	}
 	for i := range env.Recipients {
-		event.Recipient, event.Notify = env.Recipients[i].Path.String(), strings.Join(env.Recipients[i].Notify, ",")
+		r := &env.Recipients[i]
+		event.Recipient, event.Notify, event.Owner = r.Path.String(), strings.Join(r.Notify, ","), ""
+		if !r.Owner.IsNull() {
+			event.Owner = r.Owner.String()
+		}
 		m.srv.options.Queue.Record(event)
 	}
 	m.srv.metrics.recipients.Add(float64(len(env.Recipients)))

@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+
+	"postroad/queue/address"
 )
 
 // Stored forms. Both begin with a version, because a cluster is upgraded node by node: a reader that meets a newer
@@ -118,12 +120,17 @@ func afterMagic(b []byte, magic string) ([]byte, error) {
 // most in each part. It depends on the envelope alone: every reader must come to the same parts.
 func partition(recipients []Recipient) [][]Recipient {
 	var parts [][]Recipient
-	open := make(map[string]int) // domain → index of its part that has room
+	type kind struct {
+		domain string
+		owner  address.Path
+	}
+	open := make(map[kind]int) // index of the part that has room
 	for _, r := range recipients {
-		i, ok := open[r.Path.Domain]
+		k := kind{r.Path.Domain, r.Owner}
+		i, ok := open[k]
 		if !ok || len(parts[i]) == MaxPartRecipients {
 			i = len(parts)
-			open[r.Path.Domain] = i
+			open[k] = i
 			parts = append(parts, nil)
 		}
 		parts[i] = append(parts[i], r)

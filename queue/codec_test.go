@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"flag"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -342,5 +343,38 @@ func TestSelectsAuthor(t *testing.T) {
 		if got := tt.sel.matches(&tt.job); got != tt.want {
 			t.Errorf("%+v of author %q: got %v, want %v", tt.sel, tt.job.HeaderFrom, got, tt.want)
 		}
+	}
+}
+
+// TestE6_81_OwnersAreReversePaths: recipients of a list have parts of their own, which come from its owner; mail from nobody stays that.
+func TestE6_81_OwnersAreReversePaths(t *testing.T) {
+	path := func(text string) address.Path {
+		p, err := address.Parse(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	e := Envelope{ReversePath: path("alice@example.org"), ENVID: "e1", RET: "FULL", Recipients: []Recipient{
+		{Path: path("a@far.test")}, {Path: path("b@far.test"), Owner: path("boss@own.test")}, {Path: path("c@far.test")},
+		{Path: path("d@far.test"), Owner: path("boss@own.test")}, {Path: path("e@far.test"), Owner: path("chief@own.test")},
+	}}
+	show := func() string {
+		var out []string
+		for _, j := range (&Signing{Envelope: e}).jobs() {
+			var rcpts []string
+			for _, r := range j.Recipients {
+				rcpts = append(rcpts, r.Path.Local)
+			}
+			out = append(out, fmt.Sprintf("%d/%d %s %s%s: %s", j.Part, j.Parts, j.ReversePath, j.ENVID, j.RET, strings.Join(rcpts, " ")))
+		}
+		return strings.Join(out, "; ")
+	}
+	if got, want := show(), "0/3 alice@example.org e1FULL: a c; 1/3 boss@own.test : b d; 2/3 chief@own.test : e"; got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+	e.ReversePath = address.Path{}
+	if got, want := show(), "0/3  e1FULL: a c; 1/3  e1FULL: b d; 2/3  e1FULL: e"; got != want {
+		t.Errorf("from nobody: got %s, want %s", got, want)
 	}
 }

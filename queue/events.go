@@ -49,6 +49,7 @@ type Event struct {
 	Part      int       `json:"part,omitempty"`
 	Sender    string    `json:"sender,omitempty"`
 	Recipient string    `json:"rcpt,omitempty"`
+	Owner     string    `json:"owner,omitempty"`      // of the list that led to the recipient, of a Reception: see Recipient.Owner
 	MessageID string    `json:"message_id,omitempty"` // the header field
 	Client    string    `json:"client,omitempty"`
 	Site      string    `json:"site,omitempty"`

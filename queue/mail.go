@@ -36,6 +36,9 @@ type Recipient struct {
 	Path   address.Path `json:"path"`
 	ORCPT  string       `json:"orcpt,omitempty"`  // as received: addr-type ";" xtext
 	Notify []string     `json:"notify,omitempty"` // NEVER, or of SUCCESS FAILURE DELAY; empty: not given
+	// Owner is who looks after the list that led to this recipient: what goes out to it has him for a reverse-path, unless that of the
+	// envelope is null (RFC 5321 §3.9.2). The null Path: there is no such list.
+	Owner address.Path `json:"owner,omitzero"`
 }
 
 // Envelope is everything that SMTP said about a message, and what we know of its origin. It never

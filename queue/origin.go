@@ -15,12 +15,22 @@ import (
 // Origin is who sent a message, and to whom: as it was accepted.
 type Origin struct {
 	Sender     address.Path // null: nobody is told anything
-	Recipients []Recipient  // their paths and NOTIFY
+	Recipients []Recipient  // their paths, NOTIFY and the owners of lists
 	RequireTLS bool         // what is told about it wants TLS too (RFC 8689 §5)
 	Client     string
 	Class      string // of the client
 	MessageID  string // the header field
 	IsPartial  bool   // of its deliveries: the class is not known, and there may be more recipients
+}
+
+// SenderTo is who is told of what became of a recipient; the sender, if it is none of them.
+func (o *Origin) SenderTo(path address.Path) address.Path {
+	for _, r := range o.Recipients {
+		if r.Path == path && !r.Owner.IsNull() && !o.Sender.IsNull() {
+			return r.Owner
+		}
+	}
+	return o.Sender
 }
 
 // How far from the time in a message's id its reception may be noted, and how much is looked through for it: a
@@ -105,6 +115,7 @@ func (o *Origin) readFacts(bundle []byte, id MessageID, what EventType) (last ti
 		o.RequireTLS = e.RequireTLS
 		if path, err := address.Parse(e.Recipient); err == nil {
 			rcpt := Recipient{Path: path}
+			rcpt.Owner, _ = address.Parse(e.Owner)
 			if e.Notify != "" {
 				rcpt.Notify = strings.Split(e.Notify, ",")
 			}

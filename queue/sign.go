@@ -239,6 +239,10 @@ func (s *Signing) jobs() []Job {
 			Client: e.Client, Class: e.Class, HeaderFrom: e.HeaderFrom, Accepted: e.Accepted, Maker: e.Maker, Incoming: e.Incoming,
 			HoldUntil: e.HoldUntil, Deadline: e.Deadline,
 			Size: s.head.Size, Chunks: s.head.Chunks, MailSeq: s.seq}
+		if owner := rcpts[0].Owner; !owner.IsNull() && !e.ReversePath.IsNull() {
+			// Mail of a list is a new one: what the sender asked for ends with its delivery to the list (RFC 3461 §5.2.7.1).
+			out[i].ReversePath, out[i].ENVID, out[i].RET = owner, "", ""
+		}
 	}
 	return out
 }

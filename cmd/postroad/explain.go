@@ -254,7 +254,11 @@ func (x *explanation) show(a *app) error {
 		if r.ORCPT != "" {
 			orcpt = " ORCPT=" + clean(r.ORCPT, 600)
 		}
-		line("", "RCPT TO:<%s>%s", clean(r.Address, 320), orcpt)
+		if r.Owner != "" && x.Sender.Becomes != "" {
+			line("", "RCPT TO:<%s>, of a list: MAIL FROM:<%s>", clean(r.Address, 320), clean(r.Owner, 320))
+		} else {
+			line("", "RCPT TO:<%s>%s", clean(r.Address, 320), orcpt)
+		}
 		r.showWay(line)
 	}
 	if x.Unasked != "" {

@@ -13,6 +13,7 @@ import (
 type explainedRecipient struct {
 	Address      string            `json:"address"`
 	ORCPT        string            `json:"orcpt,omitempty"`
+	Owner        string            `json:"owner,omitempty"`      // of the list that led there: what its mail has for a reverse-path
 	Route        string            `json:"route,omitempty"`      // name of the route, or its conditions; empty: none matches
 	Conditions   string            `json:"conditions,omitempty"` // of a route with a name
 	NextHop      string            `json:"next_hop"`
@@ -46,7 +47,11 @@ const maxLost = 20
 func (x *explanation) explainRoutes(routes route.Table, sender address.Path) {
 	for i := range x.Recipients {
 		r := &x.Recipients[i]
-		r.explain(routes, route.Query{Domain: r.domain(), Sender: sender, Client: x.Client, Class: x.class})
+		from := sender
+		if r.Owner != "" && !sender.IsNull() {
+			from, _ = address.Parse(r.Owner) // it was printed from one
+		}
+		r.explain(routes, route.Query{Domain: r.domain(), Sender: from, Client: x.Client, Class: x.class})
 	}
 }
 
@@ -92,7 +97,11 @@ func (r *explainedRecipient) isAnswered() bool { return r.hop.Discard || r.hop.R
 
 // explainedTarget is a recipient before its route is looked up.
 func explainedTarget(r queue.Recipient) explainedRecipient {
-	return explainedRecipient{Address: r.Path.String(), ORCPT: r.ORCPT}
+	x := explainedRecipient{Address: r.Path.String(), ORCPT: r.ORCPT}
+	if !r.Owner.IsNull() {
+		x.Owner = r.Owner.String()
+	}
+	return x
 }
 
 // showWay prints where the mail of a recipient goes, and why not elsewhere.

@@ -16,7 +16,8 @@ type entry struct {
 	domain  string // empty: the own domain and all alias domains
 	isAll   bool   // @domain
 	targets []target
-	isBad   bool // has a fault
+	owner   address.Path // where owner-NAME leads to; null: there is none
+	isBad   bool         // has a fault
 
 	mark  mark // while the file is checked
 	depth int  // aliases below it, itself included
@@ -67,6 +68,46 @@ func newAliases(files Files, entries []*entry, domains []aliasDomain) *aliases {
 }
 
 func fold(local string) string { return strings.ToLower(local) }
+
+// ownerPrefix begins the name of the alias of who looks after a list: owner-team for team.
+const ownerPrefix = "owner-"
+
+// owners gives each list its owner.
+func (a *aliases) owners(r *reader) {
+	for _, e := range a.entries {
+		if e.isAll || strings.HasPrefix(e.local, ownerPrefix) {
+			continue
+		}
+		o := a.bare[ownerPrefix+e.local]
+		if e.domain != "" {
+			o = a.exact[address.Path{Local: ownerPrefix + e.local, Domain: e.domain}]
+		}
+		if o == nil {
+			continue
+		}
+		path, isOne := a.end(o)
+		if !isOne {
+			r.fault(o.line, "%s leads to several addresses: it must be one, which the mail of %s comes from", o.name, e.name)
+		}
+		e.owner = path
+	}
+}
+
+// end is the only address that an alias leads to.
+func (a *aliases) end(e *entry) (p address.Path, isOne bool) {
+	for range maxDepth + 1 {
+		if len(e.targets) != 1 {
+			return address.Path{}, len(e.targets) == 0 // none is a fault of its own
+		}
+		p = e.targets[0].path
+		next, _ := a.find(p)
+		if next == nil || next == e {
+			return p, true
+		}
+		e = next
+	}
+	return p, true // a loop is a fault of its own
+}
 
 // isClosed reports a domain that has nothing but aliases.
 func (a *aliases) isClosed(domain string) bool {

@@ -26,13 +26,21 @@ func become(in queue.Recipient, path address.Path) queue.Recipient {
 // and (c) of RFC 3461 §5.2.7.3: failures and delays are reported for every one,
 // success once. Way (c) alone would need an "expanded" notification, which
 // ingress has no right to make.
-func redistribute(in queue.Recipient, paths []address.Path) []queue.Recipient {
-	out := make([]queue.Recipient, len(paths))
+//
+// Those of a list get none of them (RFC 3461 §5.2.7.1): its owner hears of failures and delays.
+func redistribute(in queue.Recipient, leaves []leaf) []queue.Recipient {
+	out := make([]queue.Recipient, len(leaves))
 	var others []string
-	for i, path := range paths {
-		out[i] = become(in, path)
+	isFirst := true
+	for i, l := range leaves {
+		if !l.owner.IsNull() {
+			out[i] = queue.Recipient{Path: l.path, Owner: l.owner}
+			continue
+		}
+		out[i] = become(in, l.path)
 		switch {
-		case i == 0 || !slices.Contains(in.Notify, "SUCCESS"):
+		case isFirst || !slices.Contains(in.Notify, "SUCCESS"):
+			isFirst = false
 			continue
 		case others == nil:
 			others = withoutSuccess(in.Notify)
@@ -69,7 +77,12 @@ func Merge(recipients []queue.Recipient) []queue.Recipient {
 			out = append(out, r)
 			continue
 		}
-		out[first].Notify = mergeNotify(out[first].Notify, r.Notify)
+		switch was := &out[first]; {
+		case was.Owner == r.Owner:
+			was.Notify = mergeNotify(was.Notify, r.Notify)
+		case r.Owner.IsNull(): // from the sender himself, so he hears of it
+			*was = r
+		}
 	}
 	return out
 }

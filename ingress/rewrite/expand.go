@@ -24,6 +24,7 @@ func (a *aliases) check(r *reader) {
 	for _, e := range a.entries {
 		a.checkEntry(r, e)
 	}
+	a.owners(r)
 }
 
 // checkEntry visits everything below an alias, once.
@@ -60,20 +61,24 @@ type expansion struct {
 	aliases *aliases
 	trace   *Trace
 	visited map[visit]mark
-	found   map[address.Path]bool
-	paths   []address.Path
+	found   map[address.Path]int // index in leaves
+	leaves  []leaf
 }
 
+// leaf is an address that an alias leads to, and the owner of the innermost list on the way there; null: there is none.
+type leaf struct{ path, owner address.Path }
+
 // visit is an alias with the tag that it was found without: with another tag it
-// leads elsewhere.
+// leads elsewhere, and with another owner by other hands.
 type visit struct {
 	entry *entry
 	tag   string
+	owner address.Path
 }
 
 // expand gives all that a path leads to, without repeats, in the order of the
 // file. The error is an *Error.
-func (a *aliases) expand(p address.Path, t *Trace) ([]address.Path, error) {
+func (a *aliases) expand(p address.Path, t *Trace) ([]leaf, error) {
 	e, tag := a.find(p)
 	if e == nil {
 		if a.isClosed(p.Domain) {
@@ -83,22 +88,25 @@ func (a *aliases) expand(p address.Path, t *Trace) ([]address.Path, error) {
 			}
 			return nil, err
 		}
-		return []address.Path{p}, nil
+		return []leaf{{path: p}}, nil
 	}
-	x := &expansion{aliases: a, trace: t, visited: make(map[visit]mark), found: make(map[address.Path]bool)}
-	if err := x.walk(p, e, tag, 0); err != nil {
+	x := &expansion{aliases: a, trace: t, visited: make(map[visit]mark), found: make(map[address.Path]int)}
+	if err := x.walk(p, e, visit{tag: tag}, 0); err != nil {
 		if t != nil {
 			t.add(Step{Stage: StageAlias, File: a.files.Aliases, Line: e.line, Rule: e.name, Before: p.String(), Error: err.Error()})
 		}
 		return nil, err
 	}
-	return x.paths, nil
+	return x.leaves, nil
 }
 
-// walk follows one alias. A target that finds the alias itself again is where
+// walk follows one alias; v says how it was come to. A target that finds the alias itself again is where
 // the mail goes: bob: bob, carol keeps bob's copy.
-func (x *expansion) walk(p address.Path, e *entry, tag string, depth int) error {
-	v := visit{e, tag}
+func (x *expansion) walk(p address.Path, e *entry, v visit, depth int) error {
+	v.entry = e
+	if !e.owner.IsNull() {
+		v.owner = e.owner
+	}
 	switch x.visited[v] {
 	case open:
 		return loop(fmt.Sprintf("%s in line %d", p, e.line))
@@ -114,7 +122,7 @@ func (x *expansion) walk(p address.Path, e *entry, tag string, depth int) error 
 		targets[i] = to.path
 	}
 	if len(targets) == 1 {
-		targets[0] = x.aliases.tagged(targets[0], tag)
+		targets[0] = x.aliases.tagged(targets[0], v.tag)
 	}
 	if x.trace != nil {
 		s := Step{Stage: StageAlias, File: x.aliases.files.Aliases, Line: e.line, Rule: e.name, Before: p.String()}
@@ -130,9 +138,9 @@ func (x *expansion) walk(p address.Path, e *entry, tag string, depth int) error 
 		case next == nil && x.aliases.isClosed(to.Domain):
 			err = unknown(fmt.Sprintf("%s, which line %d leads to", to, e.line))
 		case next == nil || next == e:
-			err = x.emit(to)
+			err = x.emit(leaf{to, v.owner})
 		default:
-			err = x.walk(to, next, nextTag, depth+1)
+			err = x.walk(to, next, visit{tag: nextTag, owner: v.owner}, depth+1)
 		}
 		if err != nil {
 			return err
@@ -142,14 +150,17 @@ func (x *expansion) walk(p address.Path, e *entry, tag string, depth int) error 
 	return nil
 }
 
-func (x *expansion) emit(p address.Path) error {
-	if x.found[p] {
+func (x *expansion) emit(l leaf) error {
+	if i, isKnown := x.found[l.path]; isKnown {
+		if l.owner.IsNull() {
+			x.leaves[i].owner = l.owner // who gets it from the sender needs no list
+		}
 		return nil
 	}
-	if len(x.paths) == x.aliases.files.MaxRecipients {
-		return tooMany(fmt.Sprintf("%s and more, above %d", p, x.aliases.files.MaxRecipients))
+	if len(x.leaves) == x.aliases.files.MaxRecipients {
+		return tooMany(fmt.Sprintf("%s and more, above %d", l.path, x.aliases.files.MaxRecipients))
 	}
-	x.found[p] = true
-	x.paths = append(x.paths, p)
+	x.found[l.path] = len(x.leaves)
+	x.leaves = append(x.leaves, l)
 	return nil
 }

@@ -193,11 +193,11 @@ func TestExpandEnds(t *testing.T) {
 			t.Fatal(err)
 		}
 		seen := make(map[address.Path]bool)
-		for _, p := range got {
-			if seen[p] || len(got) > 3 {
+		for _, l := range got {
+			if seen[l.path] || len(got) > 3 {
 				t.Fatalf("got %v with\n%s", got, file.String())
 			}
-			seen[p] = true
+			seen[l.path] = true
 		}
 		if err == nil && len(got) == 0 {
 			t.Fatalf("nobody is left with\n%s", file.String())

@@ -157,11 +157,11 @@ func (r *Rules) Expand(in queue.Recipient, t *Trace) ([]queue.Recipient, error) 
 	if r.aliases == nil {
 		return []queue.Recipient{become(in, path)}, nil
 	}
-	paths, err := r.aliases.expand(path, t)
+	leaves, err := r.aliases.expand(path, t)
 	if err != nil {
 		return nil, err
 	}
-	return redistribute(in, paths), nil
+	return redistribute(in, leaves), nil
 }
 
 // completed adds the own domain to a path without one.
