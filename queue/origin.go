@@ -111,11 +111,16 @@ func (o *Origin) readFacts(bundle []byte, id MessageID, what EventType) (last ti
 		}
 		isThere = true
 		o.Client, o.Class, o.MessageID = e.Client, e.Class, e.MessageID
-		o.Sender, _ = address.Parse(e.Sender) // as it was written; else nobody is told
+		sender, _ := address.Parse(e.Sender) // as it was written; else nobody is told
+		if len(o.Recipients) == 0 {
+			o.Sender = sender
+		}
 		o.RequireTLS = e.RequireTLS
 		if path, err := address.Parse(e.Recipient); err == nil {
 			rcpt := Recipient{Path: path}
-			rcpt.Owner, _ = address.Parse(e.Owner)
+			if rcpt.Owner, _ = address.Parse(e.Owner); what == Delivered && sender != o.Sender {
+				rcpt.Owner = sender // of a list, or the sender beside a list
+			}
 			if e.Notify != "" {
 				rcpt.Notify = strings.Split(e.Notify, ",")
 			}

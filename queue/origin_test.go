@@ -52,6 +52,26 @@ func TestE6_82_Origin(t *testing.T) {
 	}
 }
 
+// TestE6_81_OriginOfDeliveries: where only deliveries are on record, each says whom it came from: the owner of a list, or the sender.
+func TestE6_81_OriginOfDeliveries(t *testing.T) {
+	t.Parallel()
+	q := innerQueue(t)
+	id := NewID()
+	for recipient, sender := range map[string]string{"bob@example.net": "alice@example.org", "carol@example.net": "boss@example.org"} {
+		q.Record(Event{Type: Delivered, ID: id, Sender: sender, Recipient: recipient})
+	}
+	q.events.flush(t.Context())
+	o, err := q.Origin(t.Context(), id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for local, want := range map[string]string{"bob": "alice@example.org", "carol": "boss@example.org"} {
+		if got := o.SenderTo(address.Path{Local: local, Domain: "example.net"}).String(); got != want {
+			t.Errorf("of %s %s is told, want %s", local, got, want)
+		}
+	}
+}
+
 // What is not looked through to its end gives no answer, neither that there was no such message nor that these were all of its recipients.
 func TestOriginBehindManyFacts(t *testing.T) {
 	q := innerQueue(t)
